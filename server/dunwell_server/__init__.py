@@ -1,0 +1,1 @@
+"""Dunwell: billing, subscriptions and payments as one gRPC service on PostgreSQL."""

@@ -1,0 +1,279 @@
+"""The pool and the unit of work: one transaction with tenant, actor, firm time and statement timeout set locally.
+
+Nothing else opens a transaction. Every connection runs in autocommit mode and the unit of work sends BEGIN itself, in one network round trip
+with the tenant setting and the firm's row, so that no statement can run outside the tenant's scope.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any, LiteralString, TypeVar
+from uuid import UUID
+
+import psycopg
+from psycopg import pq, sql
+from psycopg.rows import TupleRow, dict_row
+from psycopg.types.json import set_json_dumps
+from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
+
+from dunwell_server.kernel.errors import DunwellError, Reason
+from dunwell_server.platform.context import CallContext
+from dunwell_server.platform.domain_events import Bus
+from dunwell_server.platform.failpoints import failpoint
+from dunwell_server.platform.firms import Firm, FirmClock, FirmSettings
+
+T = TypeVar("T")
+Row = dict[str, Any]
+Params = Mapping[str, Any] | Sequence[Any] | None
+
+DEFAULT_TIMEOUT = 30.0
+"""Seconds a transaction's statements may take where the caller set no deadline."""
+CONFLICT_RETRIES = 4
+
+set_json_dumps(lambda value: json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=str))
+
+_SETUP = """
+SELECT set_config('app.firm_id', %(firm_text)s, true), set_config('app.actor', %(actor)s, true),
+       set_config('statement_timeout', %(timeout)s, true),
+       clock_timestamp() AS machine_now, f.state, f.mode, f.version,
+       CASE WHEN f.version = %(known)s THEN NULL ELSE f.settings END AS settings, c.now_time AS clock_now, c.state AS clock_state
+FROM (VALUES (1)) AS one LEFT JOIN control.firm f ON f.id = %(firm)s LEFT JOIN control.test_clock c ON c.firm_id = f.id
+"""
+
+
+class UnitOfWork:
+    """One open transaction. Use cases take it, read and write through it, and never commit."""
+
+    __slots__ = ("_firm", "bus", "clock", "conn", "context", "machine_now")
+
+    def __init__(
+        self,
+        conn: psycopg.AsyncConnection[TupleRow],
+        context: CallContext,
+        bus: Bus,
+        firm: Firm | None,
+        clock: FirmClock,
+        machine_now: datetime,
+    ) -> None:
+        self.conn = conn
+        self.context = context
+        self.bus = bus
+        self._firm = firm
+        self.clock = clock
+        self.machine_now = machine_now
+
+    @property
+    def firm(self) -> Firm:
+        """The tenant; DunwellError FIRM_REQUIRED in a firmless transaction."""
+        if self._firm is None:
+            raise DunwellError(Reason.FIRM_REQUIRED, "Name the firm in the dunwell-firm metadata.")
+        return self._firm
+
+    @property
+    def firm_id(self) -> UUID:
+        """The tenant's id."""
+        return self.firm.id
+
+    @property
+    def now(self) -> datetime:
+        """Firm time: the test clock's, or the database's clock at the start of the transaction."""
+        return self.clock.now
+
+    async def execute(self, statement: LiteralString | sql.Composed, params: Params = None) -> int:
+        """Run a statement and return the number of rows it touched."""
+        cursor = await self.conn.execute(statement, params)
+        return cursor.rowcount
+
+    async def fetch_all(self, statement: LiteralString | sql.Composed, params: Params = None) -> list[Row]:
+        """All rows, as dictionaries."""
+        async with self.conn.cursor(row_factory=dict_row) as cursor:
+            await cursor.execute(statement, params)
+            return await cursor.fetchall()
+
+    async def fetch_one(self, statement: LiteralString | sql.Composed, params: Params = None) -> Row | None:
+        """The first row, or None."""
+        async with self.conn.cursor(row_factory=dict_row) as cursor:
+            await cursor.execute(statement, params)
+            return await cursor.fetchone()
+
+    async def fetch_value(self, statement: LiteralString | sql.Composed, params: Params = None) -> Any:
+        """The first column of the first row, or None."""
+        cursor = await self.conn.execute(statement, params)
+        row = await cursor.fetchone()
+        return row[0] if row else None
+
+    async def execute_many(self, statement: LiteralString | sql.Composed, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The same statement for many rows, pipelined in one round trip. For thousands of rows stage them with COPY instead."""
+        if rows:
+            async with self.conn.cursor() as cursor:
+                await cursor.executemany(statement, rows)
+
+    async def publish(self, event: Any) -> None:
+        """Tell the subscribers of a domain event, in this transaction."""
+        await self.bus.publish(self, event)
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """A part that may fail alone: its database error undoes only this part."""
+        async with self.conn.transaction():
+            yield
+
+
+class Database:
+    """A bounded pool on one DSN, and the only way to open a transaction."""
+
+    def __init__(self, pool: AsyncConnectionPool[psycopg.AsyncConnection[TupleRow]], bus: Bus) -> None:
+        self._pool = pool
+        self.bus = bus
+        self._settings: dict[UUID, tuple[int, FirmSettings]] = {}
+
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        *,
+        bus: Bus | None = None,
+        min_size: int = 1,
+        max_size: int = 10,
+        max_waiting: int = 100,
+        name: str = "dunwell",
+        prepare: bool = True,
+    ) -> Database:
+        """Open the pool. Raises DunwellError DATABASE_UNAVAILABLE when no connection can be had within 10 seconds."""
+
+        async def configure(conn: psycopg.AsyncConnection[TupleRow]) -> None:
+            await conn.set_autocommit(True)
+            conn.prepare_threshold = 2 if prepare else None
+
+        pool: AsyncConnectionPool[psycopg.AsyncConnection[TupleRow]] = AsyncConnectionPool(
+            url, open=False, min_size=min_size, max_size=max_size, max_waiting=max_waiting, timeout=2.0, name=name, configure=configure,
+            kwargs={"application_name": name, "connect_timeout": 5},
+            reconnect_timeout=5.0,
+        )  # fmt: skip
+        try:
+            await pool.open(wait=True, timeout=10.0)
+        except (PoolTimeout, psycopg.OperationalError) as error:
+            await pool.close()
+            raise DunwellError(Reason.DATABASE_UNAVAILABLE, "The database does not answer.", retry_after=1.0) from error
+        return cls(pool, bus or Bus())
+
+    async def close(self) -> None:
+        """Close every connection; waits for those in use to come back."""
+        await self._pool.close()
+
+    async def ping(self, timeout: float = 2.0) -> None:
+        """One trivial statement; raises DATABASE_UNAVAILABLE. For health probes."""
+        async with asyncio.timeout(timeout), _translated(), self._pool.connection(timeout=timeout) as conn:
+            await conn.execute("SELECT 1")
+
+    @asynccontextmanager
+    async def transaction(self, context: CallContext, *, write: bool = True) -> AsyncIterator[UnitOfWork]:
+        """One unit of work: committed when the block ends, rolled back when it raises.
+
+        Errors: RESOURCE_NOT_FOUND for an unknown firm, FIRM_SUSPENDED and CLOCK_ADVANCING for writes that must wait,
+        DEADLINE_EXCEEDED, DATABASE_UNAVAILABLE, OVERLOADED, SERIALIZATION_CONFLICT.
+        """
+        timeout = context.remaining(DEFAULT_TIMEOUT)
+        if timeout < 0.005:
+            raise DunwellError(Reason.DEADLINE_EXCEEDED, "The deadline passed before the work began.")
+        async with _translated(), self._pool.connection(timeout=min(timeout, 2.0)) as conn:
+            uow = await self._begin(conn, context, timeout, write)
+            yield uow
+            if conn.pgconn.transaction_status != pq.TransactionStatus.INTRANS:
+                raise RuntimeError("a failed statement was swallowed inside the unit of work")
+            failpoint(f"{context.method}/commit:before")
+            await conn.execute("COMMIT")
+        failpoint(f"{context.method}/commit:after")
+
+    async def run(self, context: CallContext, work: Callable[[UnitOfWork], Awaitable[T]], *, write: bool = True) -> T:
+        """`work` in a unit of work of its own, begun again when the database reports a deadlock or a serialisation conflict."""
+        for attempt in range(CONFLICT_RETRIES):
+            try:
+                async with self.transaction(context, write=write) as uow:
+                    return await work(uow)
+            except DunwellError as error:
+                if error.reason is not Reason.SERIALIZATION_CONFLICT or attempt == CONFLICT_RETRIES - 1:
+                    raise
+                await asyncio.sleep(0.01 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    async def _begin(
+        self, conn: psycopg.AsyncConnection[TupleRow], context: CallContext, timeout: float, write: bool
+    ) -> UnitOfWork:
+        known = self._settings.get(context.firm_id) if context.firm_id else None
+        params = {
+            "firm_text": str(context.firm_id or ""),
+            "actor": context.actor.label,
+            "timeout": f"{int(timeout * 1000)}ms",
+            "known": known[0] if known else None,
+            "firm": context.firm_id,
+        }
+        async with conn.pipeline():
+            await conn.execute("BEGIN" if write else "BEGIN READ ONLY")
+            cursor = await conn.execute(_SETUP, params)
+            row = await cursor.fetchone()
+        if row is None:  # pragma: no cover - the statement always returns one row
+            raise RuntimeError("no set-up row")
+        _, _, _, machine_now, state, mode, version, settings, clock_now, clock_state = row
+        clock = FirmClock(clock_now or machine_now, clock_now is not None)
+        firm = None if context.firm_id is None else self._firm(context.firm_id, state, mode, version, settings, known)
+        if write and firm is not None:
+            _refuse_write(firm, clock_state, context)
+        return UnitOfWork(conn, context, self.bus, firm, clock, machine_now)
+
+    def _firm(
+        self,
+        firm_id: UUID,
+        state: str | None,
+        mode: str,
+        version: int,
+        settings: dict[str, Any] | None,
+        known: tuple[int, FirmSettings] | None,
+    ) -> Firm:
+        if state is None:
+            raise DunwellError(Reason.RESOURCE_NOT_FOUND, "No such firm.", resource=("Firm", str(firm_id)))
+        if settings is not None or known is None:
+            known = (version, FirmSettings.from_json(settings or {}))
+            self._settings[firm_id] = known
+        return Firm(firm_id, state, mode, version, known[1])
+
+
+def _refuse_write(firm: Firm, clock_state: str | None, context: CallContext) -> None:
+    if clock_state == "ADVANCING" and not context.holds_clock:
+        raise DunwellError(
+            Reason.CLOCK_ADVANCING,
+            "The firm's test clock is being advanced; try again when it stands.",
+            retry_after=1.0,
+        )
+    if firm.state != "ACTIVE":
+        raise DunwellError(Reason.FIRM_SUSPENDED, "The firm is suspended: it can be read, not changed.")
+
+
+@asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
+    """Database trouble as the contract's errors; the driver's text stays in the exception chain, for the log only."""
+    try:
+        yield
+    except (TooManyRequests, PoolTimeout) as error:
+        raise DunwellError(Reason.OVERLOADED, "Too many requests wait for the database.", retry_after=0.5) from error
+    except psycopg.errors.QueryCanceled as error:
+        raise DunwellError(Reason.DEADLINE_EXCEEDED, "The deadline passed; nothing was written.") from error
+    except (
+        psycopg.errors.SerializationFailure,
+        psycopg.errors.DeadlockDetected,
+        psycopg.errors.LockNotAvailable,
+    ) as error:
+        raise DunwellError(
+            Reason.SERIALIZATION_CONFLICT, "Another change of the same objects got in the way.", retry_after=0.1
+        ) from error
+    except (
+        psycopg.errors.AdminShutdown,
+        psycopg.errors.CrashShutdown,
+        psycopg.errors.CannotConnectNow,
+        psycopg.OperationalError,
+    ) as error:
+        raise DunwellError(Reason.DATABASE_UNAVAILABLE, "The database does not answer.", retry_after=1.0) from error

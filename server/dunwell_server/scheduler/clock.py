@@ -1,0 +1,180 @@
+"""Advancing a firm's test clock: everything that falls due on the way is done in order of due time, as it would have been in real time.
+
+One worker holds the clock's lease and does the firm's due work inline; other workers skip the firm, and other callers' changes are told
+CLOCK_ADVANCING. A worker that dies leaves the clock where it was: the next one takes the lease over and goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
+from uuid import UUID, uuid4
+
+from dunwell_server.platform import runs
+from dunwell_server.platform.context import CallContext, system_context
+from dunwell_server.platform.database import Database, UnitOfWork
+from dunwell_server.platform.failpoints import failpoint
+from dunwell_server.platform.runs import Run, RunKind
+from dunwell_server.platform.work import WorkHandler
+from dunwell_server.scheduler.runs import RunHandler
+
+LEASE = "30 seconds"
+INNER_KINDS = (RunKind.PACKAGES, RunKind.COLLECTION)
+MAX_ROUNDS = 10_000
+"""Rounds of due work at one instant before we call it a loop: each round must make something no longer due."""
+
+_TAKE = f"""
+UPDATE control.test_clock SET owner = %(owner)s, fence = fence + 1, lease_until = clock_timestamp() + interval '{LEASE}'
+WHERE firm_id = %(firm_id)s AND state = 'ADVANCING' AND (lease_until IS NULL OR lease_until < clock_timestamp() OR owner = %(owner)s)
+RETURNING now_time, target_time
+"""
+_MOVE = f"""
+UPDATE control.test_clock SET now_time = %(now)s, lease_until = clock_timestamp() + interval '{LEASE}', version = version + 1, update_time = clock_timestamp()
+WHERE firm_id = %(firm_id)s AND owner = %(owner)s AND now_time <= %(now)s
+"""
+_RELEASE = """
+UPDATE control.test_clock SET state = 'READY', target_time = NULL, run_id = NULL, owner = NULL, lease_until = NULL, version = version + 1,
+    update_time = clock_timestamp()
+WHERE firm_id = %(firm_id)s AND owner = %(owner)s
+"""
+
+
+class OutsideClock(Protocol):
+    """A clock beside ours that moves with the firm's: the sandbox gateway's."""
+
+    async def next_due(self, database: Database, context: CallContext) -> datetime | None:
+        """When something next happens there by itself; None for never."""
+        ...
+
+    async def move_to(self, database: Database, context: CallContext, now: datetime) -> None:
+        """Set it to `now`; what falls due there happens. Setting it to where it stands does nothing."""
+        ...
+
+
+class LeaseLost(RuntimeError):
+    """Another worker advances this clock now."""
+
+
+class ClockRunExecutor:
+    """Executes RunKind.CLOCK."""
+
+    kind = RunKind.CLOCK
+
+    def __init__(
+        self, handlers: Sequence[WorkHandler], run_handler: RunHandler, outside: Sequence[OutsideClock]
+    ) -> None:
+        self._handlers = handlers
+        self._run_handler = run_handler
+        self._outside = outside
+
+    async def execute(self, database: Database, context: CallContext, run: Run) -> None:
+        """Advance to the target, then hand the clock back. Returns at once where another worker holds the lease."""
+        assert context.firm_id is not None
+        advance = _Advance(database, context.firm_id, self._handlers, self._run_handler, self._outside)
+        span = await advance.take()
+        if span is None:
+            return
+        keeper = asyncio.create_task(advance.keep_lease())
+        try:
+            await advance.to(*span)
+            await advance.finish(run.id)
+        finally:
+            keeper.cancel()
+
+
+class _Advance:
+    """One worker's advance of one clock."""
+
+    def __init__(
+        self,
+        database: Database,
+        firm_id: UUID,
+        handlers: Sequence[WorkHandler],
+        run_handler: RunHandler,
+        outside: Sequence[OutsideClock],
+    ) -> None:
+        self._database = database
+        self._context = system_context(firm_id, "job:clock", holds_clock=True)
+        self._firmless = system_context(None, "job:clock")
+        self._identity = {"firm_id": firm_id, "owner": uuid4()}
+        self._handlers = handlers
+        self._run_handler = run_handler
+        self._outside = outside
+
+    async def take(self) -> tuple[datetime, datetime] | None:
+        """Take the lease; (now, target), or None where the clock stands or somebody else holds it."""
+        async with self._database.transaction(self._firmless) as uow:
+            row = await uow.fetch_one(_TAKE, self._identity)
+        return None if row is None else (row["now_time"], row["target_time"])
+
+    async def keep_lease(self) -> None:
+        """Renew while a long step runs; the lease follows machine time."""
+        while True:
+            await asyncio.sleep(8.0)
+            async with self._database.transaction(self._firmless) as uow:
+                await uow.fetch_one(_TAKE, self._identity)
+
+    async def to(self, now: datetime, target: datetime) -> None:
+        """Step from due time to due time until nothing is due up to the target."""
+        for clock in self._outside:
+            await clock.move_to(self._database, self._context, now)
+        await self._settle_instant()
+        while (due := await self._next_due()) is not None and due <= target:
+            now = max(now, due)
+            await self._move(now)
+            await self._settle_instant()
+        await self._move(target)
+        await self._settle_instant()
+
+    async def finish(self, run_id: UUID) -> None:
+        """Hand the clock back and close the run, in one transaction."""
+        async with self._database.transaction(self._context) as uow:
+            await runs.advance(uow, run_id, done=1)
+            await runs.finish(uow, run_id)
+            if await uow.execute(_RELEASE, self._identity) != 1:
+                raise LeaseLost("the clock's lease was lost before it could be handed back")
+
+    async def _move(self, now: datetime) -> None:
+        async with self._database.transaction(self._firmless) as uow:
+            if await uow.execute(_MOVE, {**self._identity, "now": now}) != 1:
+                raise LeaseLost("the clock's lease was lost")
+        failpoint("clock.moved")
+        for clock in self._outside:
+            await clock.move_to(self._database, self._context, now)
+
+    async def _next_due(self) -> datetime | None:
+        dues = [await clock.next_due(self._database, self._context) for clock in self._outside]
+        async with self._database.transaction(self._context, write=False) as uow:
+            dues += [await handler.next_due(uow) for handler in self._handlers]
+        return min((due for due in dues if due is not None), default=None)
+
+    async def _settle_instant(self) -> None:
+        """Do everything due at this instant, in the handlers' order, until nothing more is."""
+        for _ in range(MAX_ROUNDS):
+            await self._execute_runs()
+            due = await self._due_now()
+            if not due:
+                return
+            for handler in due:
+                await handler.work(self._database, self._context)
+                await self._execute_runs()
+        raise RuntimeError("work at one instant does not come to an end")
+
+    async def _due_now(self) -> list[WorkHandler]:
+        async with self._database.transaction(self._context, write=False) as uow:
+            return [handler for handler in self._handlers if await _is_due(handler, uow)]
+
+    async def _execute_runs(self) -> None:
+        while True:
+            async with self._database.transaction(self._context, write=False) as uow:
+                run = await runs.open_run(uow, INNER_KINDS)
+            if run is None:
+                return
+            await self._run_handler.execute(self._database, self._context, run)
+
+
+async def _is_due(handler: WorkHandler, uow: UnitOfWork) -> bool:
+    due = await handler.next_due(uow)
+    return due is not None and due <= uow.now

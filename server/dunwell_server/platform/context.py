@@ -54,6 +54,9 @@ class CallContext:
     deadline: float | None = None
     holds_clock: bool = False
     """True only for the worker that advances this firm's test clock: its own changes pass while others get CLOCK_ADVANCING."""
+    upkeep: bool = False
+    """True only for work that changes no business fact (sealing the audit trail): it goes on while the clock advances and while the firm is
+    suspended."""
 
     def remaining(self, default: float) -> float:
         """Seconds left until the deadline, or `default` where there is none; never negative."""
@@ -63,7 +66,13 @@ class CallContext:
         """The same call, bound to one firm: an all-firm run's child, or a firm that the call has just created."""
         return replace(self, firm_id=firm_id)
 
+    def unbound(self) -> CallContext:
+        """The same call outside of every firm: for what schema `control` holds."""
+        return replace(self, firm_id=None)
 
-def system_context(firm_id: UUID | None, job: str, *, holds_clock: bool = False) -> CallContext:
+
+def system_context(firm_id: UUID | None, job: str, *, holds_clock: bool = False, upkeep: bool = False) -> CallContext:
     """The context of our own background work, e.g. `system_context(firm, "job:collect")`."""
-    return CallContext(firm_id=firm_id, actor=Actor(id=job, role=Role.SYSTEM), method=job, holds_clock=holds_clock)
+    return CallContext(
+        firm_id=firm_id, actor=Actor(id=job, role=Role.SYSTEM), method=job, holds_clock=holds_clock, upkeep=upkeep
+    )

@@ -112,6 +112,24 @@ class UnitOfWork:
             async with self.conn.cursor() as cursor:
                 await cursor.executemany(statement, rows)
 
+    async def enter(self, firm_id: UUID) -> None:
+        """Bind a firmless transaction to one firm for its rest: one that it has just created, or that the request names.
+
+        Errors: RESOURCE_NOT_FOUND, FIRM_SUSPENDED, CLOCK_ADVANCING; RuntimeError where it is bound to another firm already.
+        """
+        if self._firm is not None:
+            raise RuntimeError("the transaction is bound to a firm already")
+        context = self.context.for_firm(firm_id)
+        cursor = await self.conn.execute(_SETUP, _setup_params(context, context.remaining(DEFAULT_TIMEOUT), None))
+        row = await cursor.fetchone()
+        assert row is not None
+        _, _, _, machine_now, state, mode, version, settings, clock_now, clock_state = row
+        if state is None:
+            raise DunwellError(Reason.RESOURCE_NOT_FOUND, "No such firm.", resource=("Firm", str(firm_id)))
+        firm = Firm(firm_id, state, mode, version, FirmSettings.from_json(settings))
+        _refuse_write(firm, clock_state, context)
+        self.context, self._firm, self.clock = context, firm, FirmClock(clock_now or machine_now, clock_now is not None)
+
     async def publish(self, event: Any) -> None:
         """Tell the subscribers of a domain event, in this transaction."""
         await self.bus.publish(self, event)
@@ -205,16 +223,9 @@ class Database:
         self, conn: psycopg.AsyncConnection[TupleRow], context: CallContext, timeout: float, write: bool
     ) -> UnitOfWork:
         known = self._settings.get(context.firm_id) if context.firm_id else None
-        params = {
-            "firm_text": str(context.firm_id or ""),
-            "actor": context.actor.label,
-            "timeout": f"{int(timeout * 1000)}ms",
-            "known": known[0] if known else None,
-            "firm": context.firm_id,
-        }
         async with conn.pipeline():
             await conn.execute("BEGIN" if write else "BEGIN READ ONLY")
-            cursor = await conn.execute(_SETUP, params)
+            cursor = await conn.execute(_SETUP, _setup_params(context, timeout, known[0] if known else None))
             row = await cursor.fetchone()
         if row is None:  # pragma: no cover - the statement always returns one row
             raise RuntimeError("no set-up row")
@@ -242,7 +253,19 @@ class Database:
         return Firm(firm_id, state, mode, version, known[1])
 
 
+def _setup_params(context: CallContext, timeout: float, known_version: int | None) -> dict[str, Any]:
+    return {
+        "firm_text": str(context.firm_id or ""),
+        "actor": context.actor.label,
+        "timeout": f"{int(timeout * 1000)}ms",
+        "known": known_version,
+        "firm": context.firm_id,
+    }
+
+
 def _refuse_write(firm: Firm, clock_state: str | None, context: CallContext) -> None:
+    if context.upkeep:
+        return
     if clock_state == "ADVANCING" and not context.holds_clock:
         raise DunwellError(
             Reason.CLOCK_ADVANCING,

@@ -7,7 +7,6 @@ that rule: it blanks values under sensitive names, credentials of known form, an
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import sys
@@ -17,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, TextIO, cast
 
 import structlog
+from pydantic_core import to_json
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
 from dunwell_server.kernel.luhn import contains_card_number
@@ -110,11 +110,8 @@ class _LevelFilter:
         return self._default
 
 
-_encode = json.JSONEncoder(default=str, ensure_ascii=False, separators=(",", ":")).encode
-
-
 def _dump(event: Any, **_: Any) -> str:
-    return _encode(event)
+    return to_json(event, fallback=str, inf_nan_mode="strings").decode()
 
 
 @dataclass(slots=True)
@@ -199,7 +196,7 @@ class FastLog:
             self._log.log(self._number, self._event, **fields)
             return
         now = datetime.now(UTC).isoformat()
-        self._write(_encode({**self._head, "timestamp": now, **fields}) + "\n")
+        self._write(_dump({**self._head, "timestamp": now, **fields}) + "\n")
 
 
 class _Constant:
@@ -236,3 +233,8 @@ class _StandardFilter(logging.Filter):
 def get_logger(name: str) -> FilteringBoundLogger:
     """A structured logger for a module: `log.info("what happened", invoice_id=…)`."""
     return cast(FilteringBoundLogger, structlog.get_logger(module=name))
+
+
+# Until a process says otherwise: structlog's own default would print the local variables of every traceback.
+if not structlog.is_configured():
+    configure_logging(form="console")

@@ -6,11 +6,15 @@ Dashboards and alerts made for any other gRPC server work as they are. The expor
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from itertools import accumulate
 from wsgiref.simple_server import WSGIServer
 
 import grpc
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, start_http_server
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 LAG_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
@@ -25,59 +29,80 @@ CODE_LABELS[grpc.StatusCode.CANCELLED] = "Canceled"  # the spelling of Go, whose
 
 
 class MethodMetrics:
-    """The children of one method, looked up once; each call then costs a few additions."""
+    """The numbers of one method: plain integers, since one loop counts and only a scrape reads them."""
 
-    __slots__ = ("_counts", "_handled", "_labels", "_observe", "_received", "_sent", "_started")
+    __slots__ = ("buckets", "codes", "labels", "sent", "started", "total")
 
-    def __init__(self, metrics: RpcMetrics, kind: str, service: str, method: str) -> None:
-        self._labels = (kind, service, method)
-        self._handled = metrics.handled
-        self._counts: dict[grpc.StatusCode, Callable[[], None]] = {}
-        self._started = metrics.started.labels(*self._labels).inc
-        self._received = metrics.received.labels(*self._labels).inc
-        self._sent = metrics.sent.labels(*self._labels).inc
-        self._observe = metrics.seconds.labels(*self._labels).observe
-        self._count(grpc.StatusCode.OK)
-
-    def _count(self, code: grpc.StatusCode) -> Callable[[], None]:
-        count = self._counts[code] = self._handled.labels(*self._labels, CODE_LABELS[code]).inc
-        return count
+    def __init__(self, kind: str, service: str, method: str) -> None:
+        self.labels = (kind, service, method)
+        self.started = 0
+        self.sent = 0
+        self.codes: dict[grpc.StatusCode, int] = {grpc.StatusCode.OK: 0}
+        self.buckets = [0] * (len(LATENCY_BUCKETS) + 1)
+        self.total = 0.0
 
     def start(self) -> None:
         """A call came in, with its request."""
-        self._started()
-        self._received()
+        self.started += 1
 
     def send(self) -> None:
         """A message went out."""
-        self._sent()
+        self.sent += 1
 
     def finish(self, code: grpc.StatusCode, seconds: float) -> None:
         """The call ended."""
-        (self._counts.get(code) or self._count(code))()
-        self._observe(seconds)
+        self.codes[code] = self.codes.get(code, 0) + 1
+        self.buckets[bisect_left(LATENCY_BUCKETS, seconds)] += 1
+        self.total += seconds
 
 
-class RpcMetrics:
-    """The collectors of one RPC server."""
+class RpcMetrics(Collector):
+    """The collector of one RPC server. Methods count in their own integers, which a scrape turns into samples."""
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
-        self.started = Counter("grpc_server_started", "RPCs started", _LABELS, registry=registry)
-        self.handled = Counter("grpc_server_handled", "RPCs ended", (*_LABELS, "grpc_code"), registry=registry)
-        self.received = Counter("grpc_server_msg_received", "Messages received", _LABELS, registry=registry)
-        self.sent = Counter("grpc_server_msg_sent", "Messages sent", _LABELS, registry=registry)
-        self.seconds = Histogram(
-            "grpc_server_handling_seconds", "Duration of RPCs", _LABELS, buckets=LATENCY_BUCKETS, registry=registry
-        )
-        self.unary = Gauge("dunwell_rpc_unary_in_progress", "Unary RPCs in progress", registry=registry)
-        self.streams = Gauge("dunwell_rpc_streams_open", "Streams open", registry=registry)
-        self.background = Gauge("dunwell_rpc_background_tasks", "Server-owned tasks in progress", registry=registry)
+        self._methods: dict[tuple[str, str, str], MethodMetrics] = {}
         self.errors = Counter("dunwell_rpc_unexpected_errors", "Unexpected exceptions in RPCs", registry=registry)
         self.healthy = Gauge("dunwell_healthy", "1 while health says SERVING", registry=registry)
+        self._gauges = {
+            name: Gauge(f"dunwell_rpc_{name}", text, registry=registry)
+            for name, text in (
+                ("unary_in_progress", "Unary RPCs in progress"),
+                ("streams_open", "Streams open"),
+                ("plain_streams_open", "Health and reflection streams open"),
+                ("background_tasks", "Server-owned tasks in progress"),
+            )
+        }
+        registry.register(self)
+
+    def gauge(self, name: str, value: Callable[[], float]) -> None:
+        """Have a gauge (`unary_in_progress`, `streams_open`, …) read from `value` at each scrape."""
+        self._gauges[name].set_function(value)
 
     def method(self, kind: str, service: str, method: str) -> MethodMetrics:
         """The metrics of one method; `kind` is `unary`, `server_stream` or `bidi_stream`."""
-        return MethodMetrics(self, kind, service, method)
+        return self._methods.setdefault((kind, service, method), MethodMetrics(kind, service, method))
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: registering must not collect."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """The samples, under the names of go-grpc-middleware."""
+        started = CounterMetricFamily("grpc_server_started", "RPCs started", labels=_LABELS)
+        handled = CounterMetricFamily("grpc_server_handled", "RPCs ended", labels=(*_LABELS, "grpc_code"))
+        received = CounterMetricFamily("grpc_server_msg_received", "Messages received", labels=_LABELS)
+        sent = CounterMetricFamily("grpc_server_msg_sent", "Messages sent", labels=_LABELS)
+        seconds = HistogramMetricFamily("grpc_server_handling_seconds", "Duration of RPCs", labels=_LABELS)
+        for method in list(self._methods.values()):
+            labels = method.labels
+            started.add_metric(labels, method.started)
+            received.add_metric(labels, method.started)
+            sent.add_metric(labels, method.sent)
+            for code, count in list(method.codes.items()):
+                handled.add_metric((*labels, CODE_LABELS[code]), count)
+            bounds = [*(str(bound) for bound in LATENCY_BUCKETS), "+Inf"]
+            seconds.add_metric(labels, list(zip(bounds, accumulate(method.buckets), strict=True)), method.total)
+        return started, handled, received, sent, seconds
 
 
 class Exporter:

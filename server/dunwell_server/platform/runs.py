@@ -133,9 +133,16 @@ WHERE firm_id = %(firm_id)s AND id = %(id)s AND state IN ('QUEUED', 'RUNNING')
 _LIST = f"""
 SELECT {_COLUMNS} FROM run
 WHERE firm_id = %(firm_id)s AND (%(kinds)s::text[] IS NULL OR kind = ANY(%(kinds)s)) AND (%(states)s::text[] IS NULL OR state = ANY(%(states)s))
-  AND (%(parent_id)s::uuid IS NULL OR parent_id = %(parent_id)s)
-  AND (%(before_time)s::timestamptz IS NULL OR (create_time, id) < (%(before_time)s, %(before_id)s))
+  AND (%(parent_id)s::uuid IS NULL OR parent_id = %(parent_id)s) AND (%(dry_run)s::boolean IS NULL OR dry_run = %(dry_run)s)
+  AND (%(since)s::timestamptz IS NULL OR create_time >= %(since)s) AND (%(until)s::timestamptz IS NULL OR create_time < %(until)s)
+"""
+_NEWEST = """
+  AND (%(after_time)s::timestamptz IS NULL OR (create_time, id) < (%(after_time)s, %(after_id)s))
 ORDER BY create_time DESC, id DESC LIMIT %(limit)s
+"""
+_OLDEST = """
+  AND (%(after_time)s::timestamptz IS NULL OR (create_time, id) > (%(after_time)s, %(after_id)s))
+ORDER BY create_time, id LIMIT %(limit)s
 """
 _OPEN = f"""
 SELECT {_COLUMNS} FROM run WHERE firm_id = %(firm_id)s AND state IN ('QUEUED', 'RUNNING') AND kind = ANY(%(kinds)s)
@@ -145,8 +152,8 @@ _ITEMS = """
 SELECT subject_type, subject_id, outcome, reason, message, client_id, amount_minor, currency_code, detail, xact::text::bigint AS xact, ordinal
 FROM run_item
 WHERE firm_id = %(firm_id)s AND run_id = %(id)s AND (xact, ordinal) > (%(xact)s::text::xid8, %(ordinal)s)
-  AND xact < pg_snapshot_xmin(pg_current_snapshot())
-ORDER BY xact, ordinal LIMIT %(limit)s
+  AND (%(settled)s OR xact < pg_snapshot_xmin(pg_current_snapshot()))
+ORDER BY xact, ordinal LIMIT %(limit)s OFFSET %(skip)s
 """
 
 
@@ -222,26 +229,36 @@ async def list_runs(
     *,
     kinds: Sequence[str] | None = None,
     states: Sequence[str] | None = None,
+    dry_run: bool | None = None,
     parent_id: UUID | None = None,
-    before: tuple[datetime, UUID] | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    oldest_first: bool = False,
+    after: tuple[datetime, UUID] | None = None,
     limit: int = 50,
 ) -> list[Run]:
-    """History, newest first, keyset-paged by (create_time, id)."""
+    """History, newest first unless asked otherwise, keyset-paged behind `after` = (create_time, id)."""
     values = {
         "firm_id": uow.firm_id, "kinds": list(kinds) if kinds else None, "states": list(states) if states else None, "parent_id": parent_id,
-        "before_time": before[0] if before else None, "before_id": before[1] if before else None, "limit": limit,
+        "dry_run": dry_run, "since": since, "until": until, "after_time": after[0] if after else None, "after_id": after[1] if after else None,
+        "limit": limit,
     }  # fmt: skip
-    return [_run(row) for row in await uow.fetch_all(_LIST, values)]
+    return [_run(row) for row in await uow.fetch_all(_LIST + (_OLDEST if oldest_first else _NEWEST), values)]
 
 
 async def items_after(
-    uow: UnitOfWork, run_id: UUID, cursor: ItemCursor, limit: int = 500
+    uow: UnitOfWork, run_id: UUID, cursor: ItemCursor, limit: int = 500, *, skip: int = 0, settled: bool = False
 ) -> tuple[list[RunItem], ItemCursor]:
-    """The items after `cursor` and the cursor behind them, in commit-safe order."""
-    rows = await uow.fetch_all(
-        _ITEMS,
-        {"firm_id": uow.firm_id, "id": run_id, "xact": str(cursor.xact), "ordinal": cursor.ordinal, "limit": limit},
-    )
+    """The items after `cursor` and the cursor behind them, in commit-safe order.
+
+    `skip` leaves out that many first. `settled` says that the run was seen to have ended: then none of its items can
+    still be on its way, and none has to wait for other transactions.
+    """
+    values = {
+        "firm_id": uow.firm_id, "id": run_id, "xact": str(cursor.xact), "ordinal": cursor.ordinal, "limit": limit,
+        "skip": skip, "settled": settled,
+    }  # fmt: skip
+    rows = await uow.fetch_all(_ITEMS, values)
     if rows:
         cursor = ItemCursor(rows[-1]["xact"], rows[-1]["ordinal"])
     return [

@@ -45,6 +45,7 @@ test_clock = control_table(
     "test_clock",
     Column("firm_id", UUID(), primary_key=True),
     Column("id", UUID(), nullable=False, unique=True),
+    instant("start_time", nullable=False),
     instant("now_time", nullable=False),
     instant("target_time"),
     Column("state", Text, nullable=False, server_default=text("'READY'")),
@@ -252,7 +253,7 @@ run_item = tenant_table(
     Column("ordinal", BigInteger, Identity(always=True), nullable=False),
     created(),
     Index("run_item_order_idx", "firm_id", "run_id", "xact", "ordinal"),
-    key=("run_id", "subject_id"),
+    key=("subject_id", "run_id"),
 )
 
 state_edge = control_table(

@@ -32,11 +32,9 @@ class WorkKind(StrEnum):
     """Invoices whose next charge time has come, continuously."""
     ATTEMPTS = "attempts"
     """Attempts whose claim expired, or whose next check has come: the UNKNOWN ladder, pending polls."""
-    SEAL = "seal"
-    """Audit entries that wait to be chained."""
 
 
-MACHINE_TIME_KINDS = frozenset({WorkKind.RUN, WorkKind.SEAL})
+MACHINE_TIME_KINDS = frozenset({WorkKind.RUN})
 """Kinds that follow machine time: done for every firm. The others follow firm time: for a firm on a test clock only AdvanceTestClock does them."""
 
 

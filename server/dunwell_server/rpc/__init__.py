@@ -1,0 +1,1 @@
+"""The RPC floor: server builder, interceptors, authentication, error mapping, and the kinds of call."""

@@ -185,6 +185,7 @@ CREATE TABLE control.state_edge (
 CREATE TABLE control.test_clock (
     firm_id UUID NOT NULL,
     id UUID NOT NULL,
+    start_time TIMESTAMP WITH TIME ZONE NOT NULL,
     now_time TIMESTAMP WITH TIME ZONE NOT NULL,
     target_time TIMESTAMP WITH TIME ZONE,
     state TEXT DEFAULT 'READY' NOT NULL,
@@ -305,7 +306,7 @@ CREATE TABLE run_item (
     xact xid8 DEFAULT pg_current_xact_id() NOT NULL,
     ordinal BIGINT GENERATED ALWAYS AS IDENTITY,
     create_time TIMESTAMP WITH TIME ZONE DEFAULT clock_timestamp() NOT NULL,
-    CONSTRAINT run_item_pkey PRIMARY KEY (firm_id, run_id, subject_id)
+    CONSTRAINT run_item_pkey PRIMARY KEY (firm_id, subject_id, run_id)
 );
 
 CREATE INDEX run_item_order_idx ON run_item (firm_id, run_id, xact, ordinal);
@@ -339,6 +340,8 @@ CREATE TABLE client (
     CONSTRAINT client_terms_check CHECK (payment_terms_days BETWEEN 0 AND 365),
     CONSTRAINT client_firm_id_fkey FOREIGN KEY(firm_id) REFERENCES control.firm (id)
 );
+
+CREATE INDEX client_email_idx ON client (firm_id, email) WHERE email IS NOT NULL;
 
 CREATE INDEX client_name_idx ON client (firm_id, name, id);
 
@@ -651,6 +654,8 @@ CREATE TABLE payment (
 CREATE INDEX payment_client_idx ON payment (firm_id, client_id, create_time, id);
 
 CREATE INDEX payment_invoice_idx ON payment (firm_id, invoice_id, create_time);
+
+CREATE INDEX payment_run_idx ON payment (firm_id, run_id) WHERE run_id IS NOT NULL;
 
 CREATE UNIQUE INDEX payment_slot_key ON payment (firm_id, invoice_id, cycle, slot, revision) WHERE kind = 'AUTOPAY';
 

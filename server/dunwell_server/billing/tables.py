@@ -69,6 +69,7 @@ client = tenant_table(
     CheckConstraint("payment_terms_days BETWEEN 0 AND 365", name="terms"),
     Index("client_time_idx", "firm_id", "create_time", "id"),
     Index("client_name_idx", "firm_id", "name", "id"),
+    Index("client_email_idx", "firm_id", "email", postgresql_where=text("email IS NOT NULL")),
     root=True,
 )  # fmt: skip
 

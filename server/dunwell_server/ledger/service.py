@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
 
 from dunwell_server.ledger import store
 from dunwell_server.ledger.model import Posting
 from dunwell_server.platform.database import UnitOfWork
+
+
+@dataclass(frozen=True, slots=True)
+class ClientBalance:
+    """What a client owes the firm and what the firm holds for it, in minor units of one currency; neither is negative."""
+
+    currency_code: str
+    receivable_minor: int
+    credit_minor: int
 
 
 async def post(uow: UnitOfWork, postings: Sequence[Posting]) -> None:
@@ -14,3 +25,8 @@ async def post(uow: UnitOfWork, postings: Sequence[Posting]) -> None:
     worth = [posting for posting in postings if posting.entries]
     if worth:
         await store.insert(uow, worth)
+
+
+async def client_balances(uow: UnitOfWork, client_id: UUID) -> list[ClientBalance]:
+    """The client's balances, one per currency it has ever used, in the currencies' order."""
+    return [ClientBalance(**row) for row in await store.client_balances(uow, client_id)]

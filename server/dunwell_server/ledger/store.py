@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 from dunwell_server.kernel.ids import uuid7
 from dunwell_server.ledger.model import Posting
@@ -54,3 +55,14 @@ async def insert(uow: UnitOfWork, postings: Sequence[Posting]) -> None:
 async def trial_balance(uow: UnitOfWork) -> list[Row]:
     """Per account and currency: balance (debits − credits), debits, credits, in minor units."""
     return await uow.fetch_all(TRIAL_BALANCE, {"firm_id": uow.firm_id})
+
+
+_BALANCES = """
+SELECT currency_code, receivable_minor, credit_minor FROM client_balance
+WHERE firm_id = %(firm_id)s AND client_id = %(client_id)s ORDER BY currency_code
+"""
+
+
+async def client_balances(uow: UnitOfWork, client_id: UUID) -> list[Row]:
+    """The stored balances of a client, one row per currency it has ever used."""
+    return await uow.fetch_all(_BALANCES, {"firm_id": uow.firm_id, "client_id": client_id})

@@ -132,6 +132,7 @@ payment = tenant_table(
     Index("payment_client_idx", "firm_id", "client_id", "create_time", "id"),
     Index("payment_invoice_idx", "firm_id", "invoice_id", "create_time"),
     Index("payment_time_idx", "firm_id", "create_time", "id"),
+    Index("payment_run_idx", "firm_id", "run_id", postgresql_where=text("run_id IS NOT NULL")),
 )  # fmt: skip
 
 attempt = tenant_table(

@@ -1,12 +1,12 @@
-"""What happens once a day in each firm's own time: the package run, the overdue marking, the collection run.
+"""What happens once a day in each firm's own time: the package run, the daily marks, the collection run.
 
-Each is derived from state, never from an elapsed timer: the day's run has an id made from its firm and date, so that a missed tick is made
-up for by the next look and several workers make one run.
+Each is derived from state, never from an elapsed timer: a day's run has an id made from its firm and date, so that a missed tick is made up
+for by the next look and several workers make one run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import date, datetime, time, timedelta
 from uuid import UUID
 
@@ -18,6 +18,15 @@ from dunwell_server.platform.database import Database, UnitOfWork
 from dunwell_server.platform.firms import FirmSettings
 from dunwell_server.platform.runs import RunKind
 from dunwell_server.platform.work import WorkKind
+
+Batch = Callable[[UnitOfWork], Awaitable[Sequence[object]]]
+"""Does one bounded batch of set-wise work and returns what it touched; nothing when all is done."""
+
+_TICKED = """
+SELECT EXISTS (SELECT 1 FROM run WHERE firm_id = %(firm_id)s AND id = %(id)s)
+    OR %(tick)s <= (SELECT coalesce(c.start_time, f.create_time) FROM control.firm f LEFT JOIN control.test_clock c ON c.firm_id = f.id
+                    WHERE f.id = %(firm_id)s)
+"""
 
 
 def last_daily_date(now: datetime, at: time, settings: FirmSettings) -> date:
@@ -31,15 +40,20 @@ def daily_run_id(firm_id: UUID, kind: RunKind, day: date) -> UUID:
     return derive_uuid("daily run", firm_id, kind.value, day.isoformat())
 
 
+async def always(_: UnitOfWork) -> bool:
+    """A run that is started each day, so that its absence means a missed tick and nothing else."""
+    return True
+
+
 class DailyRun:
-    """Starts the day's run once its time of day has come, where `is_needed` says that there is something to do."""
+    """Starts the day's run once its time of day has come. Of several missed days the last is made up for: a run catches up by itself."""
 
     def __init__(
         self,
         kind: WorkKind,
         run_kind: RunKind,
         at: Callable[[FirmSettings], time],
-        is_needed: Callable[[UnitOfWork, date], Awaitable[bool]],
+        is_needed: Callable[[UnitOfWork], Awaitable[bool]] = always,
     ) -> None:
         self.kind = kind
         self._run_kind = run_kind
@@ -47,55 +61,52 @@ class DailyRun:
         self._is_needed = is_needed
 
     async def next_due(self, uow: UnitOfWork) -> datetime | None:
-        """The time of day that comes next; now, where the day's run is still to be started."""
-        settings = uow.firm.settings
-        day = last_daily_date(uow.now, self._at(settings), settings)
-        if not await self._exists(uow, day) and await self._is_needed(uow, day):
+        """The time of day that comes next; now, where the last one was missed."""
+        if await self._missed(uow) is not None:
             return uow.now
-        return next_local_time(uow.now, self._at(settings), settings.zone)
+        return next_local_time(uow.now, self._at(uow.firm.settings), uow.firm.settings.zone)
 
     async def work(self, database: Database, context: CallContext) -> None:
-        """Queue the day's run, unless it exists or nothing is to be done."""
+        """Queue the day's run, unless it exists, the firm is younger than the tick, or nothing is to be done."""
         async with database.transaction(context) as uow:
-            settings = uow.firm.settings
-            day = last_daily_date(uow.now, self._at(settings), settings)
-            if not await self._exists(uow, day) and await self._is_needed(uow, day):
+            day = await self._missed(uow)
+            if day is not None:
                 run_id = daily_run_id(uow.firm_id, self._run_kind, day)
                 await runs.create(uow, self._run_kind, {"as_of": day.isoformat()}, dry_run=False, run_id=run_id)
 
-    async def _exists(self, uow: UnitOfWork, day: date) -> bool:
+    async def _missed(self, uow: UnitOfWork) -> date | None:
+        settings = uow.firm.settings
+        day = last_daily_date(uow.now, self._at(settings), settings)
+        tick = local_instant(day, self._at(settings), settings.zone)
         run_id = daily_run_id(uow.firm_id, self._run_kind, day)
-        values = {"firm_id": uow.firm_id, "id": run_id}
-        return bool(
-            await uow.fetch_value(
-                "SELECT EXISTS (SELECT 1 FROM run WHERE firm_id = %(firm_id)s AND id = %(id)s)", values
-            )
-        )
+        ticked = await uow.fetch_value(_TICKED, {"firm_id": uow.firm_id, "id": run_id, "tick": tick})
+        return None if ticked or not await self._is_needed(uow) else day
 
 
-class DailyOverdue:
-    """Marks invoices overdue, once the day's package run time has come."""
+class DailyMarks:
+    """Once the day's package run time has come: marks what is overdue, ends what has ended."""
 
     kind = WorkKind.OVERDUE
 
-    def __init__(
-        self,
-        mark: Callable[[UnitOfWork, date], Awaitable[object]],
-        is_needed: Callable[[UnitOfWork, date], Awaitable[bool]],
-    ) -> None:
-        self._mark = mark
+    def __init__(self, batches: Sequence[Batch], is_needed: Callable[[UnitOfWork, date], Awaitable[bool]]) -> None:
+        self._batches = batches
         self._is_needed = is_needed
 
     async def next_due(self, uow: UnitOfWork) -> datetime | None:
         """The time of day that comes next; now, where something is to be marked."""
         settings = uow.firm.settings
-        day = last_daily_date(uow.now, settings.package_run_time, settings)
-        if await self._is_needed(uow, day):
+        today = local_date(uow.now, settings.zone)
+        has_come = uow.now >= local_instant(today, settings.package_run_time, settings.zone)
+        if has_come and await self._is_needed(uow, today):
             return uow.now
         return next_local_time(uow.now, settings.package_run_time, settings.zone)
 
     async def work(self, database: Database, context: CallContext) -> None:
-        """Mark everything whose due date lies before the last daily date."""
-        async with database.transaction(context) as uow:
-            settings = uow.firm.settings
-            await self._mark(uow, last_daily_date(uow.now, settings.package_run_time, settings))
+        """Every batch until nothing is left, each in a transaction of its own."""
+        async with database.transaction(context, write=False) as uow:
+            due = await self.next_due(uow)
+            if due is None or due > uow.now:
+                return
+        for batch in self._batches:
+            while await database.run(context, batch):
+                pass

@@ -1,0 +1,1 @@
+"""AdminService: the servicer and its converters."""

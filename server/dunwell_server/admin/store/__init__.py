@@ -1,0 +1,1 @@
+"""The SQL of firms, keys, clocks, provider accounts and the audit trail."""

@@ -1,0 +1,223 @@
+"""Creating, reading, changing, ending and listing engagements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import date
+from typing import Any
+from uuid import UUID
+
+from dunwell_server.billing import packages
+from dunwell_server.billing.errors import (
+    check_version,
+    currency_mismatch,
+    currency_of,
+    external_id_unique,
+    not_found,
+    refuse_archived,
+)
+from dunwell_server.billing.model import (
+    BillingAnchor,
+    BillingInterval,
+    BillingTiming,
+    Engagement,
+    EngagementState,
+    PartialPeriods,
+    PricingMode,
+)
+from dunwell_server.billing.service.journal import engagement_change
+from dunwell_server.billing.store import clients as client_store
+from dunwell_server.billing.store import engagements as store
+from dunwell_server.billing.store.engagements import EngagementQuery
+from dunwell_server.billing.store.rows import PageRequest
+from dunwell_server.kernel.calendar import local_date
+from dunwell_server.kernel.errors import DunwellError, Reason, field_invalid
+from dunwell_server.kernel.ids import Prefix, encode, uuid7
+from dunwell_server.kernel.proration import DEFAULT_POLICY, ProrationPolicy, service_end
+from dunwell_server.platform import journal
+from dunwell_server.platform.database import UnitOfWork
+
+
+@dataclass(frozen=True, slots=True)
+class NewEngagement:
+    """An engagement as a caller creates it.
+
+    `end_date` is the first day after the work, or its last day where the proration policy's `end` is INCLUSIVE.
+    `fee_currency` is that of the fee; no `currency_code`: the client's. Only PACKAGE can be billed.
+    """
+
+    client_id: UUID
+    name: str
+    pricing_mode: PricingMode
+    start_date: date
+    fee_minor: int
+    fee_currency: str
+    billing_interval: BillingInterval
+    end_date: date | None = None
+    external_id: str | None = None
+    description: str | None = None
+    currency_code: str | None = None
+    anchor: BillingAnchor = BillingAnchor.START_DATE
+    timing: BillingTiming = BillingTiming.IN_ADVANCE
+    partial_periods: PartialPeriods = PartialPeriods.PRORATE
+    proration: ProrationPolicy = DEFAULT_POLICY
+    line_description: str = ""
+    payment_terms_days: int | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+async def create_engagement(uow: UnitOfWork, new: NewEngagement) -> Engagement:
+    """Add an engagement; its first period is billed by the next run that it falls due for.
+
+    One whose end date has come already is created ENDED, and is billed all the same. Errors: RESOURCE_NOT_FOUND,
+    EXTERNAL_ID_TAKEN, UNKNOWN_CURRENCY, CURRENCY_MISMATCH, PERIOD_INVALID, FEATURE_DISABLED, STATE_CONFLICT for an
+    archived client.
+    """
+    _refuse_disabled(uow, new)
+    client = await client_store.get(uow, new.client_id, lock=True)
+    if client is None:
+        raise not_found("Client", new.client_id)
+    refuse_archived(client, "engagement")
+    currency = currency_of(new.currency_code, client, "engagement.currency_code")
+    currency_of(new.fee_currency, client, "engagement.package.fee.currency_code")
+    _check_fee(new.fee_minor)
+    end = None if new.end_date is None else service_end(new.end_date, new.proration)
+    if end is not None and end <= new.start_date:
+        raise _ends_too_early("engagement.end_date", new.start_date)
+    engagement = Engagement(
+        id=uuid7(), external_id=new.external_id, client_id=client.id, name=new.name, description=new.description,
+        pricing_mode=new.pricing_mode, currency_code=currency, start_date=new.start_date, end_date=end,
+        state=_state(uow, end), fee_minor=new.fee_minor, billing_interval=new.billing_interval, anchor=new.anchor,
+        timing=new.timing, partial_periods=new.partial_periods, proration=new.proration,
+        line_description=new.line_description or new.name, payment_terms_days=new.payment_terms_days,
+        billed_through_date=new.start_date, next_bill_date=None, void_count=0, metadata=new.metadata,
+        version=1, create_time=uow.now, update_time=uow.now,
+    )  # fmt: skip
+    engagement = replace(engagement, next_bill_date=packages.initial_next_bill_date(engagement))
+    with external_id_unique("engagement"):
+        await store.insert(uow, engagement)
+    await journal.record(uow, engagement_change(engagement, "created"))
+    return engagement
+
+
+async def get_engagement(uow: UnitOfWork, engagement_id: UUID) -> Engagement:
+    """The engagement. Errors: RESOURCE_NOT_FOUND."""
+    engagement = await store.get(uow, engagement_id)
+    if engagement is None:
+        raise not_found("Engagement", engagement_id)
+    return engagement
+
+
+async def update_engagement(
+    uow: UnitOfWork, engagement_id: UUID, changes: Mapping[str, Any], *, expected_version: int | None = None
+) -> Engagement:
+    """Change the named columns; `fee_currency` beside `fee_minor` is checked and not stored.
+
+    What has been billed stays as it is; the next run bills by the new terms. An empty `line_description` is the name.
+    Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, STATE_CONFLICT once ended, CURRENCY_MISMATCH, EXTERNAL_ID_TAKEN.
+    """
+    engagement = await _locked(uow, engagement_id, expected_version, "UpdateEngagement")
+    changes = dict(changes)
+    currency = changes.pop("fee_currency", engagement.currency_code)
+    if currency != engagement.currency_code:
+        raise currency_mismatch(currency, engagement.currency_code, "engagement.package.fee.currency_code")
+    if "fee_minor" in changes:
+        _check_fee(changes["fee_minor"])
+    if "line_description" in changes:
+        changes["line_description"] = changes["line_description"] or changes.get("name", engagement.name)
+    with external_id_unique("engagement"):
+        updated = await store.update(uow, engagement_id, changes)
+    assert updated is not None
+    await journal.record(uow, engagement_change(updated, "updated", {"fields": sorted(changes)}))
+    return updated
+
+
+async def end_engagement(
+    uow: UnitOfWork, engagement_id: UUID, end_date: date | None = None, *, expected_version: int | None = None
+) -> Engagement:
+    """End the engagement on a day, past or to come; None: today in the firm's zone is the first day after it.
+
+    Until that day has come it stays ACTIVE, and may be ended on another. The run bills up to the end, the last period
+    by its share; what has been billed beyond the end (in advance) stays billed. Errors: RESOURCE_NOT_FOUND,
+    ETAG_MISMATCH, PERIOD_INVALID unless it ends after it starts, STATE_CONFLICT once ended.
+    """
+    engagement = await _locked(uow, engagement_id, expected_version, "EndEngagement")
+    end = today(uow) if end_date is None else service_end(end_date, engagement.proration)
+    if end <= engagement.start_date:
+        raise _ends_too_early("end_date", engagement.start_date)
+    ending = replace(engagement, end_date=end)
+    covered = await store.covered(uow, engagement_id, engagement.billed_through_date)
+    changes = {
+        "end_date": end,
+        "state": _state(uow, end).value,
+        "next_bill_date": packages.next_bill_date(ending, engagement.billed_through_date, covered),
+    }
+    ended = await store.update(uow, engagement_id, changes)
+    assert ended is not None
+    await journal.record(uow, engagement_change(ended, "ended"))
+    return ended
+
+
+async def end_due_engagements(uow: UnitOfWork, limit: int = 1000) -> list[Engagement]:
+    """Mark as ENDED the engagements whose end date has come, at most `limit`; call again while that many come back.
+
+    Nothing about their billing changes: the end date alone decides what is billed.
+    """
+    ended = await store.end_due(uow, today(uow), limit)
+    await journal.record(uow, *(engagement_change(engagement, "ended") for engagement in ended))
+    return ended
+
+
+async def list_engagements(uow: UnitOfWork, query: EngagementQuery, page: PageRequest) -> list[Engagement]:
+    """One page of engagements."""
+    return await store.select(uow, query, page)
+
+
+def today(uow: UnitOfWork) -> date:
+    """The civil date in the firm's zone, at firm time."""
+    return local_date(uow.now, uow.firm.settings.zone)
+
+
+async def _locked(uow: UnitOfWork, engagement_id: UUID, expected_version: int | None, verb: str) -> Engagement:
+    engagement = await store.get(uow, engagement_id, lock=True)
+    if engagement is None:
+        raise not_found("Engagement", engagement_id)
+    check_version("Engagement", engagement_id, engagement.version, expected_version)
+    if engagement.state is EngagementState.ENDED:
+        raise DunwellError(
+            Reason.STATE_CONFLICT,
+            f"{verb} needs an ACTIVE engagement; this one is ENDED.",
+            metadata={"state": engagement.state.value, "allowed": "none"},
+            resource=("Engagement", encode(Prefix.ENGAGEMENT, engagement_id)),
+        )
+    return engagement
+
+
+def _state(uow: UnitOfWork, end: date | None) -> EngagementState:
+    return EngagementState.ENDED if end is not None and end <= today(uow) else EngagementState.ACTIVE
+
+
+def _check_fee(fee_minor: int) -> None:
+    if fee_minor < 0:
+        raise field_invalid("engagement.package.fee.amount_minor", "the fee must not be negative")
+
+
+def _ends_too_early(path: str, start: date) -> DunwellError:
+    return DunwellError(Reason.PERIOD_INVALID, f"the engagement must end after it starts, {start}", field=path)
+
+
+def _refuse_disabled(uow: UnitOfWork, new: NewEngagement) -> None:
+    if new.pricing_mode is not PricingMode.PACKAGE:
+        raise DunwellError(
+            Reason.FEATURE_DISABLED,
+            f"Engagements priced {new.pricing_mode} are not available.",
+            metadata={"feature": f"pricing_mode_{new.pricing_mode.lower()}"},
+        )
+    annual = new.billing_interval is BillingInterval.YEARLY
+    if annual and not uow.firm.settings.features.get("enable_annual_billing", True):
+        raise DunwellError(
+            Reason.FEATURE_DISABLED,
+            "Yearly billing is switched off for the firm.",
+            metadata={"feature": "enable_annual_billing"},
+        )

@@ -1,0 +1,1 @@
+"""Billing's SQL: rows in and out of clients, engagements, coverage and invoices."""

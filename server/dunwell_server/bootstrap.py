@@ -1,0 +1,178 @@
+"""The composition root: the one place that knows every part and joins them.
+
+Processes open an `Application` and take from it what they serve: RPC workers the servicers, job workers the handlers, the command line both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import psycopg
+
+from dunwell_server.billing.jobs import PackageRunExecutor
+from dunwell_server.billing.ports import CollectionPlanner
+from dunwell_server.billing.service.engagements import end_due_engagements
+from dunwell_server.billing.service.overdue import mark_overdue
+from dunwell_server.billing.store.due import marks_due
+from dunwell_server.config import Settings
+from dunwell_server.payments.jobs import (
+    AttemptsHandler,
+    Charger,
+    Checker,
+    CollectHandler,
+    CollectionRunExecutor,
+    Gateways,
+)
+from dunwell_server.payments.jobs.clocks import ProviderClocks
+from dunwell_server.payments.planning import Planner
+from dunwell_server.payments.service import reactions
+from dunwell_server.payments.service.queries import collect_next_due
+from dunwell_server.platform import migrate
+from dunwell_server.platform.crypto import Vault
+from dunwell_server.platform.database import Database, UnitOfWork
+from dunwell_server.platform.domain_events import Bus
+from dunwell_server.platform.embedded import EmbeddedPostgres
+from dunwell_server.platform.runs import RunKind
+from dunwell_server.platform.work import WorkHandler, WorkKind
+from dunwell_server.providers.manual import ManualProvider
+from dunwell_server.providers.registry import ProviderRegistry
+from dunwell_server.providers.sandbox import SandboxProvider
+from dunwell_server.scheduler.clock import ClockRunExecutor
+from dunwell_server.scheduler.daily import DailyMarks, DailyRun
+from dunwell_server.scheduler.runs import RunHandler
+from dunwell_server.scheduler.worker import JobWorker
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class DatabaseUrls:
+    """One database as its roles reach it. `owner` is None where the installation was given the application's URL only."""
+
+    owner: str | None
+    application: str
+    auditor: str | None
+
+
+def resolve_urls(settings: Settings, *, accept_owner: bool = False) -> DatabaseUrls:
+    """Where the database is. Starts the embedded one where none is configured.
+
+    Given an owner's URL only, the other two roles are derived from it and the installation's secret; `dunwell migrate` makes them.
+    `accept_owner` (development commands) takes a `DATABASE_URL` whose role may create roles for the owner's.
+    """
+    owner = settings.owner_database_url.get_secret_value() if settings.owner_database_url else None
+    application = settings.database_url.get_secret_value() if settings.database_url else None
+    auditor = settings.audit_database_url.get_secret_value() if settings.audit_database_url else None
+    if owner is None and application is None:
+        owner = EmbeddedPostgres(settings.data_dir).start()
+    if owner is None and application is not None and accept_owner and _may_create_roles(application):
+        owner, application = application, None
+    if owner is not None:
+        derived = migrate.derived_urls(owner, settings.keys.derive("database-roles"))
+        application, auditor = application or derived.application, auditor or derived.auditor
+    assert application is not None
+    return DatabaseUrls(owner, application, auditor)
+
+
+def migrate_database(urls: DatabaseUrls) -> str:
+    """Run `dunwell migrate`'s work; returns the revision. MigrationError where no owner's URL is known."""
+    if urls.owner is None:
+        raise migrate.MigrationError("Migrations need the owner's URL in DUNWELL_OWNER_DATABASE_URL.")
+    derived = migrate.RoleUrls(urls.application, urls.auditor or urls.application)
+    return migrate.migrate(urls.owner, derived)
+
+
+def _may_create_roles(url: str) -> bool:
+    with psycopg.connect(url) as connection:
+        row = connection.execute(
+            "SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user"
+        ).fetchone()
+    return bool(row and row[0])
+
+
+class Application:
+    """The parts of one process, joined. Made by `open_application`."""
+
+    def __init__(self, settings: Settings, database: Database, registry: ProviderRegistry, vault: Vault) -> None:
+        self.settings = settings
+        self.database = database
+        self.registry = registry
+        self.vault = vault
+        self.charger = Charger(Gateways(registry, vault))
+        self.checker = Checker(self.charger)
+
+    @property
+    def bus(self) -> Bus:
+        """Domain events and ports, as wired."""
+        return self.database.bus
+
+    @cached_property
+    def handlers(self) -> list[WorkHandler]:
+        """The handlers of due work that follow firm time, in the order in which they work at one instant."""
+        return [
+            DailyRun(WorkKind.PACKAGES, RunKind.PACKAGES, lambda settings: settings.package_run_time),
+            DailyMarks([mark_overdue, end_due_engagements], marks_due),
+            DailyRun(
+                WorkKind.CHARGES,
+                RunKind.COLLECTION,
+                lambda settings: settings.collection_run_time,
+                _something_to_collect,
+            ),
+            CollectHandler(self.charger),
+            AttemptsHandler(self.checker),
+        ]
+
+    @cached_property
+    def run_handler(self) -> RunHandler:
+        """Executes runs of every kind."""
+        work = RunHandler([PackageRunExecutor(), CollectionRunExecutor(self.charger, self.checker)])
+        clock = ClockRunExecutor(self.handlers, work, [ProviderClocks(self.registry, self.charger.gateways)])
+        return RunHandler([PackageRunExecutor(), CollectionRunExecutor(self.charger, self.checker), clock])
+
+    def job_worker(self, *, concurrency: int = 16) -> JobWorker:
+        """A worker on every kind of due work."""
+        return JobWorker(self.database, [self.run_handler, *self.handlers], concurrency=concurrency)
+
+
+def wire() -> Bus:
+    """Join the contexts: ports filled, subscribers in order."""
+    bus = Bus()
+    bus.provide(CollectionPlanner, Planner())  # type: ignore[type-abstract]
+    reactions.subscribe(bus)
+    return bus
+
+
+def providers(settings: Settings) -> ProviderRegistry:
+    """Every provider there is: one module and one line here each."""
+    registry = ProviderRegistry()
+    sandbox_url = settings.sandbox_url or f"http://127.0.0.1:{settings.sandbox_port}"
+    registry.register("sandbox", lambda: SandboxProvider(sandbox_url))
+    registry.register("manual", ManualProvider)
+    return registry
+
+
+@asynccontextmanager
+async def open_application(
+    settings: Settings, *, name: str, pool_size: int | None = None
+) -> AsyncIterator[Application]:
+    """The process's parts on an open pool; closed at the end. `name` shows in PostgreSQL's list of connections."""
+    urls = resolve_urls(settings)
+    database = await Database.open(
+        urls.application,
+        bus=wire(),
+        max_size=pool_size or settings.pool_size,
+        max_waiting=settings.pool_waiting,
+        name=f"dunwell-{name}",
+    )
+    registry = providers(settings)
+    try:
+        yield Application(settings, database, registry, Vault.of(settings.keys))
+    finally:
+        await registry.close()
+        await database.close()
+
+
+async def _something_to_collect(uow: UnitOfWork) -> bool:
+    due = await collect_next_due(uow)
+    return due is not None and due <= uow.now

@@ -1,0 +1,150 @@
+"""A charge, step by step: transaction A records the intent, the provider is called with none open, transaction B applies the outcome.
+
+Hundreds of charges wait on providers at once in one loop; the few transactions that may run at once are the process's share of the pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from datetime import datetime
+from typing import TypeVar
+from uuid import UUID, uuid4
+
+from dunwell_server.kernel.errors import DunwellError, Reason
+from dunwell_server.payments.evidence import Evidence, Unknown
+from dunwell_server.payments.jobs.gateways import Gateway, Gateways
+from dunwell_server.payments.jobs.translation import charge_request, evidence_of
+from dunwell_server.payments.model import Claim, Source
+from dunwell_server.payments.service.outcomes import Applied, apply_outcome
+from dunwell_server.payments.service.sending import SendOrder, begin_send
+from dunwell_server.payments.store import attempts
+from dunwell_server.payments.store.attempts import LEASE_SECONDS
+from dunwell_server.platform.context import CallContext
+from dunwell_server.platform.database import Database, UnitOfWork
+from dunwell_server.platform.failpoints import failpoint
+from dunwell_server.platform.logging import get_logger
+
+log = get_logger(__name__)
+T = TypeVar("T")
+
+_TRANSIENT = frozenset(
+    {Reason.OVERLOADED, Reason.DATABASE_UNAVAILABLE, Reason.SERIALIZATION_CONFLICT, Reason.DEADLINE_EXCEEDED}
+)
+_RECORD_PATIENCE = 25.0
+"""Seconds for which recording an answer is tried again; afterwards the ladder finds it at the provider."""
+
+_AFTER_A_REFUSAL = 0.05
+"""Seconds: what is not to be sent now, or goes on under another revision, is not taken up again in a busy loop."""
+
+
+class Charger:
+    """Sends claimed attempts and records what comes back. One per process; `owner` is its identity in claims, new at every boot."""
+
+    def __init__(self, gateways: Gateways, *, concurrency: int = 256, transactions: int = 8) -> None:
+        """`concurrency`: charges in flight at once over all accounts. `transactions`: the share of the database's pool."""
+        self.gateways = gateways
+        self.owner = uuid4()
+        self._flights = asyncio.Semaphore(concurrency)
+        self._transactions = asyncio.Semaphore(transactions)
+
+    async def transact(self, database: Database, context: CallContext, work: Callable[[UnitOfWork], Awaitable[T]]) -> T:
+        """`work` in a transaction of its own, within the process's share."""
+        async with self._transactions:
+            return await database.run(context, work)
+
+    async def run(self, database: Database, context: CallContext, claims: Iterable[Claim]) -> None:
+        """Drive every claimed attempt until it rests. One that goes wrong stops no other: its lease ends and it is found again."""
+        claims = list(claims)
+        if not claims:
+            return
+        async with self.leases(database, context, [claim.attempt_id for claim in claims]):
+            results = await asyncio.gather(
+                *(self._one(database, context, claim) for claim in claims), return_exceptions=True
+            )
+        for claim, result in zip(claims, results, strict=True):
+            if isinstance(result, Exception):
+                log.error("a charge was interrupted", attempt_id=str(claim.attempt_id), exc_info=result)
+            elif isinstance(result, BaseException):
+                raise result
+
+    async def _one(self, database: Database, context: CallContext, claim: Claim) -> None:
+        async with self._flights:
+            await self.drive(database, context, claim)
+
+    async def drive(self, database: Database, context: CallContext, claim: Claim) -> None:
+        """Send one claimed attempt, and the backups that follow it at once, until nothing is to be sent."""
+        following: Claim | None = claim
+        while following is not None:
+            following = await self._send(database, context, following)
+
+    async def _send(self, database: Database, context: CallContext, claim: Claim) -> Claim | None:
+        started: list[datetime] = []
+
+        async def intent(uow: UnitOfWork) -> SendOrder | None:
+            started[:] = [uow.now]
+            return await begin_send(
+                uow, claim, lambda order: charge_request(order, self.gateways.gateway(order.account)).digest
+            )
+
+        order = await self.transact(database, context, intent)
+        if order is None:
+            await asyncio.sleep(_AFTER_A_REFUSAL)
+            return None
+        gateway = self.gateways.gateway(order.account)
+        evidence = await self.call(gateway, order, started[0])
+        applied = await self.record(database, context, claim, evidence, Source.ANSWER)
+        return applied.follow_up
+
+    async def call(self, gateway: Gateway, order: SendOrder, now: datetime) -> Evidence:
+        """Ask the provider, with no transaction open. Whatever goes wrong here leaves the outcome unknown."""
+        failpoint("provider.before_send")
+        try:
+            async with gateway.turn():
+                outcome = await gateway.provider.charge(charge_request(order, gateway))
+        except Exception as error:
+            log.warning("a provider adapter failed", provider=gateway.provider.name, exc_info=error)
+            return Unknown(f"the adapter failed: {type(error).__name__}")
+        failpoint("provider.after_reply")
+        return evidence_of(outcome, now)
+
+    async def record(
+        self, database: Database, context: CallContext, claim: Claim, evidence: Evidence, source: Source
+    ) -> Applied:
+        """Apply an answer; money that has moved is recorded whatever the firm's clock does, and a database that is away is waited for."""
+        recording = replace(context, holds_clock=True, deadline=None)
+        loop = asyncio.get_running_loop()
+        patience, wait = loop.time() + _RECORD_PATIENCE, 0.05
+        while True:
+            try:
+                return await self.transact(
+                    database, recording, lambda uow: apply_outcome(uow, claim.attempt_id, evidence, source, claim)
+                )
+            except DunwellError as error:
+                if error.reason not in _TRANSIENT or loop.time() > patience:
+                    raise
+            await asyncio.sleep(wait * (0.5 + random.random()))
+            wait = min(wait * 2, 2.0)
+
+    @asynccontextmanager
+    async def leases(self, database: Database, context: CallContext, held: list[UUID]) -> AsyncIterator[None]:
+        """Renew the leases of the attempts in hand, every third of their time, while the block runs."""
+        keeper = asyncio.create_task(self._renew(database, context, held))
+        try:
+            yield
+        finally:
+            keeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await keeper
+
+    async def _renew(self, database: Database, context: CallContext, held: list[UUID]) -> None:
+        renewing = replace(context, holds_clock=True, deadline=None)
+        while True:
+            await asyncio.sleep(LEASE_SECONDS / 3)
+            try:
+                await self.transact(database, renewing, lambda uow: attempts.renew(uow, held, self.owner))
+            except DunwellError as error:
+                log.warning("leases could not be renewed", reason=error.reason.value)

@@ -1,0 +1,62 @@
+"""Reading payments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from dunwell_server.kernel.errors import DunwellError, Reason
+from dunwell_server.kernel.ids import Prefix, encode
+from dunwell_server.payments.model import Allocation, Attempt, Payment
+from dunwell_server.payments.store import due, payments
+from dunwell_server.payments.store.payments import PaymentFilter
+from dunwell_server.platform.database import UnitOfWork
+from dunwell_server.platform.features import Feature, is_enabled
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentView:
+    """A payment with what it settled and, where one payment was asked for, its attempts."""
+
+    payment: Payment
+    allocations: list[Allocation]
+    attempts: list[Attempt]
+
+
+async def get_payment(uow: UnitOfWork, payment_id: UUID) -> PaymentView:
+    """One payment with its attempts. Errors: RESOURCE_NOT_FOUND."""
+    payment = await payments.get(uow, payment_id)
+    if payment is None:
+        raise DunwellError(
+            Reason.RESOURCE_NOT_FOUND, "No such payment.", resource=("Payment", encode(Prefix.PAYMENT, payment_id))
+        )
+    settled = (await payments.allocations_of(uow, [payment_id]))[payment_id]
+    return PaymentView(payment, settled, await payments.attempts_of(uow, payment_id))
+
+
+async def list_payments(
+    uow: UnitOfWork, wanted: PaymentFilter, *, oldest_first: bool, after: tuple[Any, ...] | None, limit: int
+) -> list[PaymentView]:
+    """A page of payments, without attempts."""
+    found = await payments.page(
+        uow, wanted, oldest_first=oldest_first, after=(after[0], after[1]) if after else None, limit=limit
+    )
+    settled = await payments.allocations_of(uow, [payment.id for payment in found]) if found else {}
+    return [PaymentView(payment, settled[payment.id], []) for payment in found]
+
+
+async def payment_version(uow: UnitOfWork, payment_id: UUID) -> int | None:
+    """What a watcher compares: it rises with every change of the payment."""
+    return await payments.version(uow, payment_id)
+
+
+async def collect_next_due(uow: UnitOfWork) -> datetime | None:
+    """When collection next has something to do for the firm, in firm time; None: nothing is scheduled, or charging is switched off."""
+    return await due.next_collect(uow) if is_enabled(uow, Feature.CARD_PAYMENTS) else None
+
+
+async def attempts_next_due(uow: UnitOfWork) -> datetime | None:
+    """When an attempt of the firm next needs somebody, in firm time; None: none does."""
+    return await due.next_attempts(uow)

@@ -1,0 +1,140 @@
+"""ResolveAttempt: a person settles an attempt whose outcome is unknown; two persons above the firm's limit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from dunwell_server.kernel.errors import DunwellError, Reason
+from dunwell_server.kernel.ids import Prefix, encode, uuid7
+from dunwell_server.payments.evidence import Declined, Evidence, NotSent, Succeeded
+from dunwell_server.payments.model import AttemptState, DeclineClass, Failure, FailureCode, Source
+from dunwell_server.payments.service.outcomes import apply_outcome
+from dunwell_server.platform.database import Row, UnitOfWork
+from dunwell_server.platform.journal import Category, Change, Severity, record
+
+APPROVAL_KIND = "RESOLVE_ATTEMPT"
+
+_WHAT = """
+SELECT a.id, a.payment_id, a.state, a.amount_minor, a.currency_code, a.attempt_no, p.client_id, p.invoice_id
+FROM attempt a JOIN payment p ON p.firm_id = a.firm_id AND p.id = a.payment_id WHERE a.firm_id = %(firm_id)s AND a.id = %(id)s
+"""
+_PENDING = """
+SELECT id, proposal, actor FROM approval
+WHERE firm_id = %(firm_id)s AND kind = 'RESOLVE_ATTEMPT' AND subject_id = %(id)s AND approve_time IS NULL FOR UPDATE
+"""
+_PROPOSE = """
+INSERT INTO approval (firm_id, id, kind, subject_id, proposal, actor)
+VALUES (%(firm_id)s, %(approval)s, 'RESOLVE_ATTEMPT', %(id)s, %(proposal)s, %(actor)s)
+"""
+_REPLACE = "UPDATE approval SET proposal = %(proposal)s WHERE firm_id = %(firm_id)s AND id = %(approval)s"
+_APPROVE = """
+UPDATE approval SET approve_actor = %(actor)s, approve_time = clock_timestamp() WHERE firm_id = %(firm_id)s AND id = %(approval)s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What a person found out: `verdict` is SUCCEEDED (with the provider's reference), NOT_SENT or DECLINED."""
+
+    verdict: str
+    provider_reference: str | None
+    note: str
+
+    @property
+    def proposal(self) -> dict[str, Any]:
+        """What a second person must repeat for it to take effect."""
+        return {"resolution": self.verdict, "provider_reference": self.provider_reference}
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The payment concerned, and whether the resolution still waits for a second person."""
+
+    payment_id: UUID
+    awaits_approval: bool
+
+
+async def resolve(uow: UnitOfWork, attempt_id: UUID, resolution: Resolution) -> Resolved:
+    """Apply what a person found out, or keep it as a proposal for a second person.
+
+    Errors: PERMISSION_DENIED without a named person, RESOURCE_NOT_FOUND, ATTEMPT_NOT_RESOLVABLE, APPROVAL_REQUIRED when the same person
+    confirms, STATE_CONFLICT when the second person says otherwise.
+    """
+    person = uow.context.actor.person
+    if person is None:
+        raise DunwellError(Reason.PERMISSION_DENIED, "Name the person in the dunwell-actor metadata.")
+    subject = await uow.fetch_one(_WHAT, {"firm_id": uow.firm_id, "id": attempt_id})
+    resource = ("PaymentAttempt", encode(Prefix.ATTEMPT, attempt_id))
+    if subject is None:
+        raise DunwellError(Reason.RESOURCE_NOT_FOUND, "No such attempt.", resource=resource)
+    if subject["state"] != AttemptState.UNKNOWN:
+        raise DunwellError(
+            Reason.ATTEMPT_NOT_RESOLVABLE, f"Only an UNKNOWN attempt is resolved by hand; this one is {subject['state']}.",
+            metadata={"state": subject["state"]}, resource=resource,
+        )  # fmt: skip
+    limit = uow.firm.settings.approval_limits.get(subject["currency_code"])
+    if limit is not None and subject["amount_minor"] > limit and not await _approved(uow, subject, resolution, person):
+        return Resolved(subject["payment_id"], True)
+    applied = await apply_outcome(uow, attempt_id, _evidence(subject, resolution), Source.PERSON)
+    if not applied.changed:
+        raise DunwellError(
+            Reason.ATTEMPT_NOT_RESOLVABLE,
+            f"The attempt is {applied.state} by now.",
+            metadata={"state": applied.state.value},
+            resource=resource,
+        )
+    await _tell(uow, subject, resolution, "attempt_resolved", "attempt.resolved")
+    return Resolved(subject["payment_id"], False)
+
+
+async def _approved(uow: UnitOfWork, subject: Row, resolution: Resolution, person: str) -> bool:
+    """Whether another person has proposed the same; otherwise this proposal is kept."""
+    values = {"firm_id": uow.firm_id, "id": subject["id"], "actor": person, "proposal": Jsonb(resolution.proposal)}
+    pending = await uow.fetch_one(_PENDING, values)
+    if pending is None:
+        await uow.execute(_PROPOSE, {**values, "approval": uuid7()})
+        await _tell(uow, subject, resolution, "attempt_resolution_proposed", "attempt.resolution_proposed")
+        return False
+    values["approval"] = pending["id"]
+    if pending["actor"] == person:
+        if pending["proposal"] == resolution.proposal:
+            raise DunwellError(
+                Reason.APPROVAL_REQUIRED, "Above the firm's limit a second person must confirm.",
+                metadata={"approval_id": encode(Prefix.APPROVAL, pending["id"])},
+            )  # fmt: skip
+        await uow.execute(_REPLACE, values)
+        await _tell(uow, subject, resolution, "attempt_resolution_proposed", "attempt.resolution_proposed")
+        return False
+    if pending["proposal"] != resolution.proposal:
+        raise DunwellError(
+            Reason.STATE_CONFLICT, "Another person has proposed another resolution.",
+            metadata={"state": "PROPOSED", "proposed": pending["proposal"]["resolution"]},
+        )  # fmt: skip
+    await uow.execute(_APPROVE, values)
+    return True
+
+
+def _evidence(subject: Row, resolution: Resolution) -> Evidence:
+    match resolution.verdict:
+        case "SUCCEEDED":
+            return Succeeded(resolution.provider_reference, subject["amount_minor"], subject["currency_code"])
+        case "NOT_SENT":
+            return NotSent("resolved by a person")
+        case _:
+            failure = Failure(FailureCode.CARD_DECLINED, DeclineClass.SOFT, message="The card was declined.")
+            return Declined(failure, resolution.provider_reference)
+
+
+async def _tell(uow: UnitOfWork, subject: Row, resolution: Resolution, action: str, event: str) -> None:
+    metadata = {
+        "attempt_id": encode(Prefix.ATTEMPT, subject["id"]), "client_id": encode(Prefix.CLIENT, subject["client_id"]),
+        "resolution": resolution.verdict, "provider_reference": resolution.provider_reference, "note": resolution.note,
+        "amount_minor": subject["amount_minor"], "currency_code": subject["currency_code"],
+    }  # fmt: skip
+    await record(
+        uow, Change(Category.PAYMENT, action, "payment", subject["payment_id"], event, Severity.CRITICAL, metadata)
+    )

@@ -1,0 +1,48 @@
+"""Rows as model objects. The order of nothing matters: columns are taken by name."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, Final, LiteralString, TypeVar
+
+from dunwell_server.payments.model import (
+    Attempt,
+    AttemptState,
+    MethodState,
+    Payment,
+    PaymentKind,
+    PaymentMethod,
+    PaymentState,
+)
+from dunwell_server.platform.database import Row
+
+T = TypeVar("T", Payment, Attempt, PaymentMethod)
+
+PAYMENT_COLUMNS: Final = tuple(field.name for field in fields(Payment))
+ATTEMPT_COLUMNS: Final = tuple(field.name for field in fields(Attempt))
+METHOD_COLUMNS: Final = tuple(field.name for field in fields(PaymentMethod) if field.name != "is_default")
+
+_CONVERSIONS: Final[dict[type[Any], dict[str, Any]]] = {
+    Payment: {"kind": PaymentKind, "state": PaymentState},
+    Attempt: {"state": AttemptState},
+    PaymentMethod: {"state": MethodState},
+}
+_FIELDS: Final[dict[type[Any], tuple[str, ...]]] = {
+    Payment: PAYMENT_COLUMNS,
+    Attempt: ATTEMPT_COLUMNS,
+    PaymentMethod: METHOD_COLUMNS,
+}
+
+
+def columns(names: tuple[str, ...], alias: str, prefix: str = "") -> LiteralString:
+    """A select list of one table's columns, each renamed with `prefix`. The names are those of our own dataclasses."""
+    return ", ".join(f"{alias}.{name} AS {prefix}{name}" if prefix else f"{alias}.{name}" for name in names)
+
+
+def build(kind: type[T], row: Row, prefix: str = "", **more: Any) -> T:
+    """The model object in the columns of `row` whose names begin with `prefix`."""
+    convert = _CONVERSIONS[kind]
+    values = {name: row[prefix + name] for name in _FIELDS[kind]}
+    for name, conversion in convert.items():
+        values[name] = conversion(values[name])
+    return kind(**values, **more)

@@ -1,0 +1,55 @@
+"""The gateway process and the worlds of the payments suite."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dunwell_server.platform.database import Database
+from tests import support
+from tests.integration.payments.world import Workers, World, new_bus
+from tests.providers.gateway import GatewayProcess, start_gateway
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    """The sandbox gateway as a real process, with a book of its own."""
+    folder: Path = tmp_path_factory.mktemp("gateway")
+    process = start_gateway(folder)
+    yield process
+    process.stop()
+
+
+@pytest.fixture(scope="module")
+async def db(database_urls: support.DatabaseUrls) -> AsyncIterator[Database]:
+    """The module's database, wired for billing and payments."""
+    database = await Database.open(database_urls.application, bus=new_bus(), max_size=12)
+    yield database
+    await database.close()
+
+
+@pytest.fixture(scope="module")
+async def workers(gateway: GatewayProcess) -> AsyncIterator[Workers]:
+    """Workers that wait a second for the gateway."""
+    made = Workers.at(gateway.url)
+    yield made
+    await made.provider.close()
+
+
+@pytest.fixture
+def make_world(db: Database, gateway: GatewayProcess, workers: Workers) -> Callable[..., Awaitable[World]]:
+    """Add a firm with the given settings."""
+
+    async def make(**settings: Any) -> World:
+        return await World.create(db, gateway, workers, **settings)
+
+    return make
+
+
+@pytest.fixture
+async def world(make_world: Callable[..., Awaitable[World]]) -> World:
+    """A firm in UTC with the default policy."""
+    return await make_world()

@@ -154,7 +154,7 @@ CREATE TRIGGER lines_add_up AFTER INSERT ON invoice_line REFERENCING NEW TABLE A
 
 CREATE FUNCTION check_lines_kept() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF EXISTS (SELECT 1 FROM invoice i WHERE i.firm_id = OLD.firm_id AND i.id = OLD.invoice_id AND i.finalize_time IS NOT NULL) THEN
+    IF EXISTS (SELECT 1 FROM invoice i WHERE i.firm_id = OLD.firm_id AND i.id IN (OLD.invoice_id, NEW.invoice_id) AND i.finalize_time IS NOT NULL) THEN
         RAISE EXCEPTION 'the lines of a sent invoice are fixed' USING ERRCODE = 'check_violation', CONSTRAINT = 'invoice_line_fixed';
     END IF;
     RETURN coalesce(NEW, OLD);

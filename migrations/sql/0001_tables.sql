@@ -541,7 +541,7 @@ CREATE TABLE invoice (
     CONSTRAINT invoice_number_check CHECK ((finalize_time IS NULL) = (number IS NULL)),
     CONSTRAINT invoice_series_check CHECK ((number IS NULL) = (series_no IS NULL) AND (series IS NULL) = (series_no IS NULL)),
     CONSTRAINT invoice_dates_check CHECK (finalize_time IS NULL OR (issue_date IS NOT NULL AND due_date IS NOT NULL)),
-    CONSTRAINT invoice_draft_check CHECK (finalize_time IS NOT NULL OR amount_received + amount_credited = 0),
+    CONSTRAINT invoice_draft_check CHECK (finalize_time IS NOT NULL OR (amount_received + amount_credited = 0 AND void_time IS NULL AND write_off_time IS NULL)),
     CONSTRAINT invoice_retries_check CHECK (NOT (retry_pending AND retries_exhausted)),
     CONSTRAINT invoice_failures_check CHECK (failure_count >= 0),
     CONSTRAINT invoice_firm_id_client_id_fkey FOREIGN KEY(firm_id, client_id) REFERENCES client (firm_id, id),

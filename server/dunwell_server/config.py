@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from dunwell_server.platform.features import Feature, FeatureDefaults
 from dunwell_server.platform.keys import MIN_SECRET_CHARS, Keys, development_secret
 
 
@@ -256,6 +257,25 @@ class Settings(BaseSettings):
         "ENABLE_SANDBOX", default=True, description="Offer the sandbox provider to firms in test mode"
     )
 
+    enable_card_payments: bool = _env(
+        "ENABLE_CARD_PAYMENTS",
+        default=True,
+        description="Charge cards and attach card payment methods; firms may differ",
+    )
+    enable_proration: bool = _env(
+        "ENABLE_PRORATION",
+        default=True,
+        description="Prorate partial periods; off: they are billed in full; firms may differ",
+    )
+    enable_upi_payments: bool = _env("ENABLE_UPI_PAYMENTS", default=True, description="UPI payments; firms may differ")
+    enable_free_trial: bool = _env("ENABLE_FREE_TRIAL", default=True, description="Free trials; firms may differ")
+    enable_annual_billing: bool = _env(
+        "ENABLE_ANNUAL_BILLING", default=True, description="Yearly intervals; firms may differ"
+    )
+    enable_trial_reminders: bool = _env(
+        "ENABLE_TRIAL_REMINDERS", default=True, description="Reminders before a trial ends; firms may differ"
+    )
+
     @field_validator("secret_key")
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
@@ -276,6 +296,11 @@ class Settings(BaseSettings):
         if self.environment == "production" and self.database_url is None:
             raise ValueError("DATABASE_URL must be set in production")
         return self
+
+    @property
+    def features(self) -> FeatureDefaults:
+        """The feature switches that firms may override."""
+        return FeatureDefaults({feature: getattr(self, feature.value) for feature in Feature})
 
     @property
     def uses_tls(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 from datetime import datetime
@@ -72,10 +71,9 @@ async def ensure_admin_key(database: Database, peppers: tuple[bytes, ...], file:
     For set-ups on one machine, where the commands of the same person share the key. A key that is replaced is one that nothing
     accepts any more, so there is none to revoke.
     """
-    with contextlib.suppress(FileNotFoundError):
-        text = file.read_text(encoding="ascii").strip()
-        if text and await _works(database, peppers, text):
-            return text
+    text = _kept(file)
+    if text and await _works(database, peppers, text):
+        return text
     text = await create_admin_key(database, peppers[0], BOOTSTRAP_NAME)
     _keep(file, text)
     return text
@@ -89,6 +87,13 @@ async def _works(database: Database, peppers: tuple[bytes, ...], text: str) -> b
             return False
         raise
     return principal.role is Role.ADMIN
+
+
+def _kept(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return ""
 
 
 def _keep(file: Path, text: str) -> None:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -91,12 +92,12 @@ class PackageRunExecutor:
 
     async def execute(self, database: Database, context: CallContext, run: Run) -> None:
         """Bill, or in a dry run preview, until nothing is left, and finish the run."""
-        execution = _Execution(database, replace(context, deadline=None), run, self._chunk_size)
+        execution = PackageExecution(database, replace(context, deadline=None), run, self._chunk_size)
         if await execution.begin():
             await (execution.preview_all() if run.dry_run else execution.bill_all())
 
 
-class _Execution:
+class PackageExecution:
     """One worker's part of one run."""
 
     def __init__(self, database: Database, context: CallContext, run: Run, chunk_size: int) -> None:
@@ -105,7 +106,7 @@ class _Execution:
         self._run = run
         self._chunk_size = chunk_size
         params = run.params
-        self._scope = Scope(
+        self.scope = Scope(
             run.id,
             date.fromisoformat(params["as_of"]),
             _uuid(params.get("client_id")),
@@ -117,7 +118,7 @@ class _Execution:
 
         async def work(uow: UnitOfWork) -> bool:
             if self._run.state is RunState.QUEUED:
-                await runs.begin(uow, self._run.id, await store.count_due(uow, self._scope))
+                await runs.begin(uow, self._run.id, await store.count_due(uow, self.scope))
             return await self._is_open(uow)
 
         return await self._database.run(self._context, work)
@@ -126,7 +127,7 @@ class _Execution:
         """Chunk after chunk, forward through the due engagements; then again from the start for those that others held."""
         after, pauses = FIRST, 0
         while True:
-            last = await self._bill(lambda uow, after=after: store.claim(uow, self._scope, after, self._chunk_size))
+            last = await self._bill(partial(store.claim, scope=self.scope, after=after, limit=self._chunk_size))
             if last is not None:
                 after, pauses = last, 0
             elif after != FIRST:
@@ -146,7 +147,7 @@ class _Execution:
             if not await self._is_open(uow, lock=True):
                 return None
             await store.read_by_index(uow)
-            chunk = await self._compute(uow, await store.page(uow, self._scope, after, self._chunk_size))
+            chunk = await self.compute(uow, await store.page(uow, self.scope, after, self._chunk_size))
             if chunk.last is not None:
                 issue_date = self._issue_date(uow)
                 shown = [_planned_item(invoice, issue_date) for invoice in chunk.invoices]
@@ -167,7 +168,7 @@ class _Execution:
             await store.read_by_index(uow)
             claimed[:] = await claim(uow)
             failpoint("packages.claimed")
-            chunk = await self._compute(uow, claimed)
+            chunk = await self.compute(uow, claimed)
             if chunk.last is not None:
                 await self._write(uow, chunk)
                 await self._advance(uow, chunk, chunk.items)
@@ -190,15 +191,15 @@ class _Execution:
         middle = len(claimed) // 2
         for half in (claimed[:middle], claimed[middle:]):
             ids = [engagement.id for engagement in half]
-            await self._bill(lambda uow, ids=ids: store.claim_named(uow, self._scope, ids))
+            await self._bill(partial(store.claim_named, scope=self.scope, ids=ids))
 
     async def _record(self, uow: UnitOfWork, item: RunItem) -> None:
         await runs.advance(uow, self._run.id, done=1, counts={item.outcome: 1}, items=[item])
 
-    async def _compute(self, uow: UnitOfWork, due: Sequence[DueEngagement]) -> _Chunk:
+    async def compute(self, uow: UnitOfWork, due: Sequence[DueEngagement]) -> _Chunk:
         covered = await store.covered(uow, due)
         terms = _Terms(
-            uow.firm.settings, uow.firm_id, uow.now, self._scope.as_of, self._issue_date(uow),
+            uow.firm.settings, uow.firm_id, uow.now, self.scope.as_of, self._issue_date(uow),
             uow.bus.port(CollectionPlanner),  # type: ignore[type-abstract]
         )  # fmt: skip
         chunk = _Chunk()
@@ -247,7 +248,7 @@ class _Execution:
             if not await self._is_open(uow):
                 return True
             await store.read_by_index(uow)
-            if await store.is_any_left(uow, self._scope):
+            if await store.is_any_left(uow, self.scope):
                 return False
             await runs.finish(uow, self._run.id)
             return True

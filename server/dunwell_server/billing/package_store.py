@@ -116,7 +116,7 @@ class Scope:
 
 # A chunk touches a few thousand rows whatever the size of the tables, and sessions keep the plans of prepared statements
 # from when tables were small: so everything is read by index, in the index's order.
-_READ_BY_INDEX: Final = """
+READ_BY_INDEX: Final = """
 SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
        set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
        set_config('enable_sort', 'off', true)
@@ -167,7 +167,7 @@ WHERE e.firm_id = %(firm_id)s AND e.id = d.id
 
 async def read_by_index(uow: UnitOfWork) -> None:
     """Have this transaction's statements planned for a chunk of rows out of tables of any size."""
-    await uow.execute(_READ_BY_INDEX)
+    await uow.execute(READ_BY_INDEX)
 
 
 async def run_state(uow: UnitOfWork, run_id: UUID, *, lock: bool) -> str | None:
@@ -248,7 +248,7 @@ async def reschedule(uow: UnitOfWork, changes: Mapping[UUID, tuple[date, date | 
         await uow.execute(_RESCHEDULE, params)
 
 
-_STAGE: Final = """
+_STAGE_INVOICES: Final = """
 CREATE TEMPORARY TABLE IF NOT EXISTS package_invoice_stage_1 (
     position integer, id uuid, trace_id uuid, paid_id uuid, engagement_id uuid, client_id uuid, currency_code text,
     due_date date, line_count integer, total bigint, in_advance boolean, autopay_enabled boolean, autopay_status text,
@@ -266,6 +266,7 @@ CREATE TEMPORARY TABLE IF NOT EXISTS package_line_stage_1 (
     period_start date, period_end date, in_advance boolean
 ) ON COMMIT DELETE ROWS
 """
+STAGES: Final = (_STAGE_INVOICES, _STAGE_LINES)
 _LINE_TYPES: Final = ("uuid", "uuid", "int2", "text", "int8", "int2", "date", "date", "bool")
 _COPY: Final = "COPY pg_temp.package_invoice_stage_1 FROM STDIN (FORMAT binary)"
 _COPY_LINES: Final = "COPY pg_temp.package_line_stage_1 FROM STDIN (FORMAT binary)"
@@ -273,8 +274,8 @@ _COPY_LINES: Final = "COPY pg_temp.package_line_stage_1 FROM STDIN (FORMAT binar
 
 async def stage(uow: UnitOfWork, invoices: Sequence[PackageInvoice]) -> None:
     """Copy the chunk, each fact once, to where `write` derives its rows from."""
-    await uow.execute(_STAGE)
-    await uow.execute(_STAGE_LINES)
+    for statement in STAGES:
+        await uow.execute(statement)
     async with uow.conn.cursor() as cursor:
         async with cursor.copy(_COPY) as copy:
             copy.set_types(_STAGE_TYPES)
@@ -316,7 +317,7 @@ def _summary(invoice: PackageInvoice) -> bytes:
 
 
 # Everything that needs no number comes first: the number counter's row is what the workers of a run wait for.
-_UNNUMBERED: Final = (
+UNNUMBERED: Final = (
     """
 INSERT INTO ledger_posting (firm_id, id, source_type, source_id, kind, firm_time)
 SELECT %(firm_id)s, trace_id, 'invoice', id, 'finalized', %(now)s FROM pg_temp.package_invoice_stage_1 WHERE total > 0
@@ -360,7 +361,7 @@ FROM pg_temp.package_invoice_stage_1
 """,
 )
 # The number is the text that `numbering.format_number` gives.
-_NUMBERED: Final = (
+NUMBERED: Final = (
     """
 INSERT INTO invoice (firm_id, id, client_id, engagement_id, run_id, origin, currency_code, series, series_no, number,
     issue_date, due_date, line_count, subtotal, total, finalize_time, paid_time, autopay_enabled, autopay_status,
@@ -391,12 +392,20 @@ async def write(uow: UnitOfWork, run_id: UUID, issue_date: date, series: str, pa
     coverage. The database refuses what does not hold; nobody else may hold the engagements or their clients."""
     context = uow.context
     params: dict[str, Any] = {
-        "firm_id": uow.firm_id, "now": uow.now, "run_id": run_id, "issue_date": issue_date, "series": series,
-        "method": context.method, "request_id": context.request_id,
-    }  # fmt: skip
-    for statement in _UNNUMBERED:
+        "firm_id": uow.firm_id,
+        "now": uow.now,
+        "run_id": run_id,
+        "issue_date": issue_date,
+        "series": series,
+        "padding": padding,
+        "actor": context.actor.label,
+        "role": context.actor.role.value,
+        "method": context.method,
+        "request_id": context.request_id,
+    }
+    for statement in UNNUMBERED:
         await uow.execute(statement, params)
     failpoint("packages.numbering")
     params["first_no"] = await take_numbers(uow, series, count)
-    for statement in _NUMBERED:
+    for statement in NUMBERED:
         await uow.execute(statement, params)

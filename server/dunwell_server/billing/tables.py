@@ -190,7 +190,9 @@ invoice = tenant_table(
     CheckConstraint("(finalize_time IS NULL) = (number IS NULL)", name="number"),
     CheckConstraint("(number IS NULL) = (series_no IS NULL) AND (series IS NULL) = (series_no IS NULL)", name="series"),
     CheckConstraint("finalize_time IS NULL OR (issue_date IS NOT NULL AND due_date IS NOT NULL)", name="dates"),
-    CheckConstraint("finalize_time IS NOT NULL OR amount_received + amount_credited = 0", name="draft"),
+    CheckConstraint(
+        "finalize_time IS NOT NULL OR (amount_received + amount_credited = 0 AND void_time IS NULL AND write_off_time IS NULL)", name="draft"
+    ),
     CheckConstraint("NOT (retry_pending AND retries_exhausted)", name="retries"),
     CheckConstraint("failure_count >= 0", name="failures"),
     reference("client_id", "client"),

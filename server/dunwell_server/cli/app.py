@@ -22,7 +22,9 @@ app = typer.Typer(
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Compute everything, change nothing.")]
-OneFirm = Annotated[str | None, typer.Option("--firm-id", metavar="FIRM", help="Only this firm; otherwise all of them.")]
+OneFirm = Annotated[
+    str | None, typer.Option("--firm-id", metavar="FIRM", help="Only this firm; otherwise all of them.")
+]
 
 
 def main() -> None:
@@ -54,7 +56,9 @@ def serve(
     workers: Annotated[
         int | None, typer.Option(min=1, max=256, help="RPC worker processes. Default: DUNWELL_WORKERS.")
     ] = None,
-    jobs: Annotated[int | None, typer.Option(min=0, max=256, help="Job worker processes. Default: DUNWELL_JOBS.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=0, max=256, help="Job worker processes. Default: DUNWELL_JOBS.")
+    ] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of the RPCs. Default: DUNWELL_PORT.")] = None,
 ) -> None:
     """Run the service until it is told to stop: RPC workers, job workers and, in development, database and sandbox."""
@@ -77,7 +81,9 @@ def generate_package_invoices(
     firm_id: OneFirm = None,
     as_of: Annotated[
         datetime | None,
-        typer.Option("--as-of", formats=["%Y-%m-%d"], metavar="DATE", help="Bill as of this day. Default: each firm's today."),
+        typer.Option(
+            "--as-of", formats=["%Y-%m-%d"], metavar="DATE", help="Bill as of this day. Default: each firm's today."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -102,7 +108,8 @@ def process_recurring_charges(dry_run: DryRun = False, firm_id: OneFirm = None, 
 def advance_clock(
     firm_id: Annotated[str, typer.Option("--firm-id", metavar="FIRM", help="The firm, which must be on a test clock.")],
     to: Annotated[
-        str | None, typer.Option("--to", metavar="TIME", help="A day (2027-03-01), or an instant (2027-03-01T09:00:00Z).")
+        str | None,
+        typer.Option("--to", metavar="TIME", help="A day (2027-03-01), or an instant (2027-03-01T09:00:00Z)."),
     ] = None,
     by: Annotated[
         str | None, typer.Option("--by", metavar="SPAN", help="A span: 30d, 2w, 12h, 90m, or several: 1d12h.")
@@ -130,13 +137,28 @@ def verify(
 
 @app.command("create-admin-key")
 def create_admin_key(
-    name: Annotated[str, typer.Option("--name", help="What it is for; the audit trail and key lists show it.")] = "operator",
+    name: Annotated[
+        str, typer.Option("--name", help="What it is for; the audit trail and key lists show it.")
+    ] = "operator",
     as_json: AsJson = False,
 ) -> None:
     """Make an API key of role ADMIN, the first of an installation, and print it once. Other keys come from CreateApiKey."""
     from dunwell_server.cli import keys
 
     run_async(lambda: keys.create_admin_key(name, as_json=as_json))
+
+
+@app.command()
+def settings(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the table of the README: defaults and meanings only.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List every setting with its value here and its meaning. Secrets show only whether they are set."""
+    from dunwell_server.cli import settings_table
+
+    finish(lambda: settings_table.show(markdown=markdown, as_json=as_json))
 
 
 @app.command()

@@ -34,7 +34,9 @@ _POLL_SECONDS: Final = 0.2
 _CREATE_PARENT = """
 INSERT INTO control.run (id, kind, dry_run, params, actor) VALUES (%(id)s, %(kind)s, %(dry_run)s, %(params)s, %(actor)s)
 """
-_CLOSE_PARENT = "UPDATE control.run SET state = %(state)s, end_time = clock_timestamp() WHERE id = %(id)s AND state = 'RUNNING'"
+_CLOSE_PARENT = (
+    "UPDATE control.run SET state = %(state)s, end_time = clock_timestamp() WHERE id = %(id)s AND state = 'RUNNING'"
+)
 
 
 @dataclass(slots=True)
@@ -64,17 +66,31 @@ async def run(kind: RunKind, *, dry_run: bool, firm_id: str | None, as_of: date 
     """Run it for one firm or for all active ones and print what came of it. Returns the exit code."""
     command, output = COMMANDS[kind], Output(as_json=as_json)
     async with application(command) as app:
-        parts = [FirmPart(firm) for firm in await firms(app.database, command, firm_id)]
-        parent = None
-        if firm_id is None and not dry_run and parts:
-            parent = await _create_parent(app, kind, as_of)
-        with watching(kind, parts, output) as refresh:
-            gate = asyncio.Semaphore(FIRMS_AT_ONCE)
-            await asyncio.gather(*(_one(app, kind, part, dry_run, as_of, parent, gate, refresh) for part in parts))
+        rows = await firms(app.database, command, firm_id)
+        parent = await _create_parent(app, kind, dry_run, as_of) if firm_id is None and rows else None
+        parts = await execute(app, kind, rows, output, dry_run=dry_run, as_of=as_of, parent=parent)
         if parent is not None:
             await _close_parent(app, kind, parent, parts)
     bulk_report.show(kind, parts, output, dry_run=dry_run, parent_id=parent)
     return 0 if all(part.ok for part in parts) else FAILED
+
+
+async def execute(
+    app: Application,
+    kind: RunKind,
+    rows: Sequence[FirmRow],
+    output: Output,
+    *,
+    dry_run: bool = False,
+    as_of: date | None = None,
+    parent: UUID | None = None,
+) -> list[FirmPart]:
+    """Run it for these firms, a few at a time, with a progress bar, and read back what came of it."""
+    parts = [FirmPart(firm) for firm in rows]
+    with watching(kind, parts, output) as refresh:
+        gate = asyncio.Semaphore(FIRMS_AT_ONCE)
+        await asyncio.gather(*(_one(app, kind, part, dry_run, as_of, parent, gate, refresh) for part in parts))
+    return parts
 
 
 async def _one(
@@ -129,11 +145,11 @@ async def _reload(app: Application, part: FirmPart) -> None:
         part.run = await runs.get(uow, part.run.id)
 
 
-async def _create_parent(app: Application, kind: RunKind, as_of: date | None) -> UUID:
+async def _create_parent(app: Application, kind: RunKind, dry_run: bool, as_of: date | None) -> UUID:
     parent = uuid7()
     ctx = context(None, COMMANDS[kind])
     values = {
-        "id": parent, "kind": kind.value, "dry_run": False, "params": Jsonb({"as_of": as_of.isoformat()} if as_of else {}),
+        "id": parent, "kind": kind.value, "dry_run": dry_run, "params": Jsonb({"as_of": as_of.isoformat()} if as_of else {}),
         "actor": ctx.actor.label,
     }  # fmt: skip
     async with app.database.transaction(ctx) as uow:

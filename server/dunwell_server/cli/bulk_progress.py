@@ -24,6 +24,9 @@ _TITLES = {
 @contextmanager
 def watching(kind: RunKind, parts: Sequence[FirmPart], output: Output) -> Iterator[Callable[[], None]]:
     """A bar on standard error while the runs of `parts` are at work; call what it gives whenever one of them has moved."""
+    if not parts:
+        yield lambda: None
+        return
     title, unit, outcomes = _TITLES[kind]
     columns = (
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(),

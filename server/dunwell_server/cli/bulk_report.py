@@ -64,7 +64,9 @@ class Item:
     @property
     def amount(self) -> str:
         """The amount for people."""
-        return money(self.amount_minor, self.currency_code) if self.amount_minor is not None and self.currency_code else ""
+        return (
+            money(self.amount_minor, self.currency_code) if self.amount_minor is not None and self.currency_code else ""
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The item as `--json` gives it."""
@@ -132,7 +134,9 @@ def _show_firm(kind: RunKind, part: FirmPart, output: Output, dry_run: bool) -> 
     if part.error:
         output.say(f"[red]{name}: {escape(part.error)}[/red]")
     elif part.run is not None and part.run.state is not RunState.SUCCEEDED:
-        output.say(f"[red]{name}: the run {part.run.state.value.lower()}: {escape(part.run.error or 'no reason given')}[/red]")
+        output.say(
+            f"[red]{name}: the run {part.run.state.value.lower()}: {escape(part.run.error or 'no reason given')}[/red]"
+        )
     skipped = part.reasons.get("SKIPPED")
     if skipped:
         output.say(f"{name}, skipped: " + ", ".join(f"{_words(reason)} {count:,}" for reason, count in skipped.items()))

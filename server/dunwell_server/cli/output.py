@@ -27,7 +27,8 @@ class Output:
     def say(self, text: str | Text | Table = "") -> None:
         """A line or table for people; nothing with `--json`."""
         if not self.as_json:
-            self.out.print(text)
+            # Text is not broken into lines: whoever reads it in a narrow window or a pipe gets whole lines.
+            self.out.print(text, soft_wrap=isinstance(text, str))
 
     def note(self, text: str) -> None:
         """Progress for people, on standard error; nothing with `--json`."""

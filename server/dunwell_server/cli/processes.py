@@ -81,7 +81,9 @@ def _metrics(settings: Settings, offset: int) -> Iterator[None]:
     try:
         exporter = Exporter(port)
     except OSError as error:
-        raise StartupError(f"metrics: port {port} is in use; set DUNWELL_METRICS_PORT to another, or to 0 for none") from error
+        raise StartupError(
+            f"metrics: port {port} is in use; set DUNWELL_METRICS_PORT to another, or to 0 for none"
+        ) from error
     try:
         yield
     finally:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import httpx
@@ -38,7 +39,9 @@ class Plan:
 
 def serve(settings: Settings) -> int:
     """Run everything until SIGTERM or SIGINT, then stop it in order. StartupError, SupervisorError, MigrationError."""
-    configure_logging(level=settings.log_level, levels=settings.log_levels, form=settings.log_format, process="supervisor")
+    configure_logging(
+        level=settings.log_level, levels=settings.log_levels, form=settings.log_format, process="supervisor"
+    )
     with installation(settings) as (settings, urls), reserved_port(settings) as settings:
         plan = plan_children(settings, urls)
         console = Console(stderr=True, highlight=False)
@@ -140,7 +143,7 @@ def _grpc_probe(settings: Settings) -> Probe:
 
     async def check() -> bool:
         async with grpc.aio.insecure_channel(local_address(settings)) as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
+            stub: Any = health_pb2_grpc.HealthStub(channel)  # whose type stubs are older than its code
             request = health_pb2.HealthCheckRequest()
             answer = await stub.Check(request, timeout=_PROBE_SECONDS)
             return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
@@ -167,14 +170,23 @@ def _banner(plan: Plan, console: Console) -> None:
     if not settings.uses_tls and settings.allow_plaintext:
         encryption = "plaintext"
     lines = [
-        ("RPCs", f"{settings.address}  ({encryption}; {_count(settings.workers, 'worker')}, {_count(settings.jobs, 'job worker')})"),
+        (
+            "RPCs",
+            f"{settings.address}  ({encryption}; {_count(settings.workers, 'worker')}, {_count(settings.jobs, 'job worker')})",
+        ),
         ("Database", f"embedded PostgreSQL in {settings.data_dir}" if is_embedded(settings) else "DATABASE_URL"),
     ]
     if plan.sandbox:
         lines.append(("Sandbox", f"{plan.sandbox}  (payment gateway for TEST firms; no real money)"))
     if settings.metrics_port:
         last = settings.metrics_port + settings.workers + settings.jobs - 1
-        lines.append(("Metrics", f"http://127.0.0.1:{settings.metrics_port}/metrics" + (f" to :{last}" if last > settings.metrics_port else "")))
+        lines.append(
+            (
+                "Metrics",
+                f"http://127.0.0.1:{settings.metrics_port}/metrics"
+                + (f" to :{last}" if last > settings.metrics_port else ""),
+            )
+        )
     console.print("\n[bold]Dunwell serves[/bold]")
     for name, text in lines:
         console.print(f"  {name:<10}{text}")

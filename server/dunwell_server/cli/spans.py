@@ -30,5 +30,7 @@ def parse_moment(text: str, zone: tzinfo) -> datetime:
             return day_start(date.fromisoformat(text), zone)
         instant = datetime.fromisoformat(text)
     except ValueError:
-        raise CommandError(f"--to: {text!r} is neither a day (2027-03-01) nor an instant (2027-03-01T09:00:00Z)", USAGE) from None
+        raise CommandError(
+            f"--to: {text!r} is neither a day (2027-03-01) nor an instant (2027-03-01T09:00:00Z)", USAGE
+        ) from None
     return (instant if instant.tzinfo else instant.replace(tzinfo=zone)).astimezone(UTC)

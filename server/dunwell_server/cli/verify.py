@@ -21,6 +21,8 @@ from dunwell_server.platform.anchors import AnchorStore
 from dunwell_server.platform.invariants import Check, Movement, Violation, check_provider, run_all, run_for_firm
 
 _SHOWN: Final = 10
+_WIDE: Final = 110
+"""Columns of a window that has room for the descriptions."""
 _TIMEOUT: Final = 5.0
 
 
@@ -33,7 +35,10 @@ async def verify(*, firm_id: str | None, as_json: bool) -> int:
     if firm_id is None:
         checks, note = await _all(settings, output)
     else:
-        checks, note = await _one(firm_id), "one firm: the catalogue, the audit chains' anchors and the provider are not looked at"
+        checks, note = (
+            await _one(firm_id),
+            "one firm: the catalogue, the audit chains' anchors and the provider are not looked at",
+        )
     ok = all(check.ok for check in checks)
     output.result({"command": "verify", "ok": ok, "note": note, "checks": [_as_json(check) for check in checks]})
     _show(checks, note, output)
@@ -44,7 +49,9 @@ async def _all(settings: Settings, output: Output) -> tuple[list[Check], str | N
     with database_of(settings):
         url = resolve_urls(settings).auditor
         if url is None:
-            raise CommandError("verify reads as the auditor: set DUNWELL_AUDIT_DATABASE_URL, or DUNWELL_OWNER_DATABASE_URL", 2)
+            raise CommandError(
+                "verify reads as the auditor: set DUNWELL_AUDIT_DATABASE_URL, or DUNWELL_OWNER_DATABASE_URL", 2
+            )
         output.note("Recomputing the books …")
         checks = await run_all(url, AnchorStore(anchor_folder(settings), settings.keys))
         movements = await _movements(sandbox_url(settings)) if settings.enable_sandbox else None
@@ -84,10 +91,11 @@ async def _movements(url: str) -> list[Movement] | None:
 
 
 def _show(checks: Sequence[Check], note: str | None, output: Output) -> None:
-    rows = table("No", "Check", "Result", "What must hold", right=["No"])
+    wide = output.out.width >= _WIDE
+    rows = table("No", "Check", "Result", *(["What must hold"] if wide else []), right=["No"])
     for check in checks:
         result = "[green]ok[/green]" if check.ok else f"[bold red]{check.count:,} violated[/bold red]"
-        rows.add_row(str(check.number), check.name, result, escape(check.description))
+        rows.add_row(str(check.number), check.name, result, *([escape(check.description)] if wide else []))
     output.say(rows)
     for check in checks:
         if check.ok:
@@ -101,7 +109,11 @@ def _show(checks: Sequence[Check], note: str | None, output: Output) -> None:
     if note:
         output.say(f"Note: {note}.")
     failed = sum(not check.ok for check in checks)
-    output.say(f"[bold red]{failed} of {len(checks)} checks failed.[/bold red]" if failed else f"All {len(checks)} checks hold.")
+    output.say(
+        f"[bold red]{failed} of {len(checks)} checks failed.[/bold red]"
+        if failed
+        else f"All {len(checks)} checks hold."
+    )
 
 
 def _firm(row: Violation) -> str | None:

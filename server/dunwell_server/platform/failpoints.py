@@ -11,23 +11,30 @@ import os
 import random
 import signal
 
-_PROBABILITIES: dict[str, float] = {
-    name.strip(): float(probability)
-    for name, _, probability in (
-        part.partition("=") for part in os.environ.get("DUNWELL_FAILPOINTS", "").split(",") if part
-    )
-}
 _LOG = os.environ.get("DUNWELL_FAILPOINT_LOG")
-_RANDOM = random.Random(os.environ.get("DUNWELL_FAILPOINT_SEED"))
+_probabilities: dict[str, float] = {}
+_random = random.Random()
+
+
+def configure(text: str, seed: str | int | None = None) -> None:
+    """Set the failpoints of this process: `name=probability[,…]`, empty for none. A seed makes the kills repeatable."""
+    _probabilities.clear()
+    for part in filter(None, text.split(",")):
+        name, _, probability = part.partition("=")
+        _probabilities[name.strip()] = float(probability)
+    _random.seed(seed)
 
 
 def failpoint(name: str) -> None:
     """Kill the process here with the configured probability; do nothing where none is configured."""
-    if not _PROBABILITIES:
+    if not _probabilities:
         return
-    probability = _PROBABILITIES.get(name, _PROBABILITIES.get("*", 0.0))
-    if probability and _RANDOM.random() < probability:
+    probability = _probabilities.get(name, _probabilities.get("*", 0.0))
+    if probability and _random.random() < probability:
         if _LOG:
             with open(_LOG, "a", encoding="utf-8") as log:
                 log.write(name + "\n")
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+configure(os.environ.get("DUNWELL_FAILPOINTS", ""), os.environ.get("DUNWELL_FAILPOINT_SEED"))

@@ -235,6 +235,25 @@ def get_logger(name: str) -> FilteringBoundLogger:
     return cast(FilteringBoundLogger, structlog.get_logger(module=name))
 
 
-# Until a process says otherwise: structlog's own default would print the local variables of every traceback.
+def default_logging() -> None:
+    """The state before `configure_logging`: plain redacted text on standard error, the standard module left alone.
+
+    Structlog's own default would print the local variables of every traceback.
+    """
+    structlog.configure(
+        processors=[
+            structlog.stdlib.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            _redact_event,
+            structlog.dev.ConsoleRenderer(colors=False),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    _state.stream, _state.console, _state.process, _state.levels = None, True, None, None
+
+
 if not structlog.is_configured():
-    configure_logging(form="console")
+    default_logging()

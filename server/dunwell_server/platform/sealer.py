@@ -30,17 +30,22 @@ _log = structlog.get_logger(__name__)
 
 _SURVEY: Final = """
 SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('public.audit_event', 'sequence')::regclass), 0) AS written,
-       pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS horizon, pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS next_xact
+       pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS horizon
 """
+_MARK: Final = "SELECT pg_current_xact_id()::text::bigint"
 _FIRMS: Final = "SELECT id FROM control.firm ORDER BY id"
 
 
 @dataclass(slots=True)
 class _Quiet:
-    """Up to `written` everything is sealed, once no transaction older than `settled_at` runs any more."""
+    """What is known of the entries numbered up to `written`.
+
+    `mark` is a transaction that began a whole interval after the last of them was numbered: once no transaction up to it runs, none of
+    them can still appear. `confirmed`: they are sealed, all of them.
+    """
 
     written: int = -1
-    settled_at: int = 0
+    mark: int | None = None
     confirmed: bool = False
 
 
@@ -89,25 +94,24 @@ class AuditSealer:
         async with self._database.transaction(system_context(None, "job:seal"), write=False) as uow:
             survey = await uow.fetch_one(_SURVEY)
             assert survey is not None
-            pending = self._begin(survey["written"], survey["next_xact"])
-            firms = [row["id"] for row in await uow.fetch_all(_FIRMS)] if pending else []
-        if not pending:
-            await self._anchor_heads()
-            return 0
+            await self._begin(uow, survey["written"])
+            firms = [] if self._quiet.confirmed else [row["id"] for row in await uow.fetch_all(_FIRMS)]
         sealed, complete = 0, True
         for firm_id in firms:
             count, finished = await self._seal_firm(firm_id)
             sealed += count
             complete = complete and finished
-        self._quiet.confirmed = complete and survey["horizon"] >= self._quiet.settled_at
+        mark = self._quiet.mark
+        if complete and mark is not None and survey["horizon"] > mark:
+            self._quiet.confirmed = True
         await self._anchor_heads()
         return sealed
 
-    def _begin(self, written: int, next_xact: int) -> bool:
-        """Whether firms have to be looked at: not after a complete look that began when every writer so far had ended."""
+    async def _begin(self, uow: UnitOfWork, written: int) -> None:
         if written != self._quiet.written:
-            self._quiet = _Quiet(written, next_xact)
-        return not self._quiet.confirmed
+            self._quiet = _Quiet(written)
+        elif self._quiet.mark is None:
+            self._quiet.mark = await uow.fetch_value(_MARK)
 
     async def _seal_firm(self, firm_id: UUID) -> tuple[int, bool]:
         """Seal what waits in one firm; how much that was, and whether nothing below the horizon is left."""

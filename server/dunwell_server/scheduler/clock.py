@@ -12,30 +12,37 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID, uuid4
 
+import structlog
+
+from dunwell_server.kernel.errors import DunwellError
 from dunwell_server.platform import runs
 from dunwell_server.platform.context import CallContext, system_context
 from dunwell_server.platform.database import Database, UnitOfWork
 from dunwell_server.platform.failpoints import failpoint
-from dunwell_server.platform.runs import Run, RunKind
+from dunwell_server.platform.leases import LEASE_SECONDS
+from dunwell_server.platform.runs import Run, RunKind, RunState
 from dunwell_server.platform.work import WorkHandler
-from dunwell_server.scheduler.runs import RunHandler
+from dunwell_server.scheduler.runs import RunHandler, failure_text, is_transient
 
-LEASE = "30 seconds"
+_log = structlog.get_logger(__name__)
 INNER_KINDS = (RunKind.PACKAGES, RunKind.COLLECTION)
 MAX_ROUNDS = 10_000
 """Rounds of due work at one instant before we call it a loop: each round must make something no longer due."""
 
 _TAKE = f"""
-UPDATE control.test_clock SET owner = %(owner)s, fence = fence + 1, lease_until = clock_timestamp() + interval '{LEASE}'
+UPDATE control.test_clock SET owner = %(owner)s, fence = fence + 1, lease_until = clock_timestamp() + interval '{LEASE_SECONDS} s'
 WHERE firm_id = %(firm_id)s AND state = 'ADVANCING' AND (lease_until IS NULL OR lease_until < clock_timestamp() OR owner = %(owner)s)
 RETURNING now_time, target_time
 """
 _MOVE = f"""
-UPDATE control.test_clock SET now_time = %(now)s, lease_until = clock_timestamp() + interval '{LEASE}', version = version + 1, update_time = clock_timestamp()
+UPDATE control.test_clock SET now_time = %(now)s, lease_until = clock_timestamp() + interval '{LEASE_SECONDS} s', version = version + 1, update_time = clock_timestamp()
 WHERE firm_id = %(firm_id)s AND owner = %(owner)s AND now_time <= %(now)s
 """
+_RENEW = f"""
+UPDATE control.test_clock SET lease_until = clock_timestamp() + interval '{LEASE_SECONDS} s' WHERE firm_id = %(firm_id)s AND owner = %(owner)s
+"""
 _RELEASE = """
-UPDATE control.test_clock SET state = 'READY', target_time = NULL, run_id = NULL, owner = NULL, lease_until = NULL, version = version + 1,
+UPDATE control.test_clock SET state = 'READY', target_time = NULL, owner = NULL, lease_until = NULL, version = version + 1,
     update_time = clock_timestamp()
 WHERE firm_id = %(firm_id)s AND owner = %(owner)s
 """
@@ -70,7 +77,10 @@ class ClockRunExecutor:
         self._outside = outside
 
     async def execute(self, database: Database, context: CallContext, run: Run) -> None:
-        """Advance to the target, then hand the clock back. Returns at once where another worker holds the lease."""
+        """Advance to the target, then hand the clock back. Returns at once where another worker holds the lease.
+
+        What cannot go on fails the run and hands the clock back where it stands: a firm is never left closed.
+        """
         assert context.firm_id is not None
         advance = _Advance(database, context.firm_id, self._handlers, self._run_handler, self._outside)
         span = await advance.take()
@@ -78,8 +88,16 @@ class ClockRunExecutor:
             return
         keeper = asyncio.create_task(advance.keep_lease())
         try:
+            await advance.begin(run.id)
             await advance.to(*span)
             await advance.finish(run.id)
+        except LeaseLost:
+            _log.info("clock_lease_lost", run_id=str(run.id))
+        except Exception as error:
+            if is_transient(error):
+                raise
+            _log.exception("clock_advance_failed", run_id=str(run.id))
+            await advance.give_up(run.id, failure_text(error))
         finally:
             keeper.cancel()
 
@@ -112,9 +130,17 @@ class _Advance:
     async def keep_lease(self) -> None:
         """Renew while a long step runs; the lease follows machine time."""
         while True:
-            await asyncio.sleep(8.0)
-            async with self._database.transaction(self._firmless) as uow:
-                await uow.fetch_one(_TAKE, self._identity)
+            await asyncio.sleep(LEASE_SECONDS / 3)
+            try:
+                async with self._database.transaction(self._firmless) as uow:
+                    await uow.execute(_RENEW, self._identity)
+            except DunwellError as error:
+                _log.warning("clock_lease_not_renewed", reason=error.reason.value)
+
+    async def begin(self, run_id: UUID) -> None:
+        """Tell that the run is at work; it may have been before."""
+        async with self._database.transaction(self._context) as uow:
+            await runs.begin(uow, run_id, 1)
 
     async def to(self, now: datetime, target: datetime) -> None:
         """Step from due time to due time until nothing is due up to the target."""
@@ -135,6 +161,12 @@ class _Advance:
             await runs.finish(uow, run_id)
             if await uow.execute(_RELEASE, self._identity) != 1:
                 raise LeaseLost("the clock's lease was lost before it could be handed back")
+
+    async def give_up(self, run_id: UUID, why: str) -> None:
+        """Fail the run and hand the clock back where it stands, in one transaction."""
+        async with self._database.transaction(self._context) as uow:
+            if await uow.execute(_RELEASE, self._identity) == 1:
+                await runs.finish(uow, run_id, RunState.FAILED, why)
 
     async def _move(self, now: datetime) -> None:
         async with self._database.transaction(self._firmless) as uow:

@@ -49,15 +49,25 @@ class RunHandler:
         """Give the run to its executor. Trouble that passes is raised (the run stays open); anything else closes the run."""
         try:
             await self._executors[run.kind].execute(database, context, run)
-        except DunwellError as error:
-            if error.reason in _TRANSIENT:
-                raise
-            _log.exception("run_failed", run_id=str(run.id), kind=run.kind, reason=error.reason.value)
-            await self._fail(database, context, run, f"{error.reason.value}: {error.message}")
         except Exception as error:
+            if is_transient(error):
+                raise
             _log.exception("run_failed", run_id=str(run.id), kind=run.kind)
-            await self._fail(database, context, run, f"INTERNAL: {type(error).__name__}; the log has the details")
+            await self._fail(database, context, run, failure_text(error))
 
     async def _fail(self, database: Database, context: CallContext, run: Run, error: str) -> None:
         async with database.transaction(context) as uow:
+            await runs.begin(uow, run.id, run.total)
             await runs.finish(uow, run.id, RunState.FAILED, error)
+
+
+def is_transient(error: Exception) -> bool:
+    """Trouble that passes: the run stays open and goes on later."""
+    return isinstance(error, DunwellError) and error.reason in _TRANSIENT
+
+
+def failure_text(error: Exception) -> str:
+    """Why a run failed, for people; nothing internal."""
+    if isinstance(error, DunwellError):
+        return f"{error.reason.value}: {error.message}"
+    return f"INTERNAL: {type(error).__name__}; the log has the details"

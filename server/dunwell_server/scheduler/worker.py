@@ -15,9 +15,10 @@ from dunwell_server.kernel.errors import DunwellError
 from dunwell_server.platform import work
 from dunwell_server.platform.context import system_context
 from dunwell_server.platform.database import Database
+from dunwell_server.platform.leases import LEASE_SECONDS
 from dunwell_server.platform.work import Claim, WorkHandler, WorkKind
 
-LEASE_SECONDS = 2.0
+SHARE_SECONDS = min(2.0, LEASE_SECONDS)
 RETRY_SECONDS = 5.0
 _log = structlog.get_logger(__name__)
 
@@ -56,7 +57,7 @@ class JobWorker:
         try:
             async with self._database.transaction(system_context(None, "job:claim")) as uow:
                 await work.fold_wakes(uow)
-                claims = await work.claim(uow, limit=room, busy=list(self._busy), lease_seconds=LEASE_SECONDS)
+                claims = await work.claim(uow, limit=room, busy=list(self._busy), lease_seconds=SHARE_SECONDS)
         except DunwellError as error:
             _log.warning("claim_failed", reason=error.reason.value)
             await self._pause(1.0)

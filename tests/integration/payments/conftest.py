@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dunwell_server.platform.database import Database
+from dunwell_server.platform.invariants import run_for_firm
 from tests import support
 from tests.integration.payments.world import Workers, World, new_bus
 from tests.providers.gateway import GatewayProcess, start_gateway
@@ -40,13 +41,21 @@ async def workers(gateway: GatewayProcess) -> AsyncIterator[Workers]:
 
 
 @pytest.fixture
-def make_world(db: Database, gateway: GatewayProcess, workers: Workers) -> Callable[..., Awaitable[World]]:
-    """Add a firm with the given settings."""
+async def make_world(
+    request: pytest.FixtureRequest, db: Database, gateway: GatewayProcess, workers: Workers
+) -> AsyncIterator[Callable[..., Awaitable[World]]]:
+    """Add a firm with the given settings. Afterwards everything that must hold is checked, unless the module tampers with rows."""
+    made: list[World] = []
 
     async def make(**settings: Any) -> World:
-        return await World.create(db, gateway, workers, **settings)
+        made.append(await World.create(db, gateway, workers, **settings))
+        return made[-1]
 
-    return make
+    yield make
+    for world in [] if getattr(request.module, "TAMPERS", False) else made:
+        async with db.transaction(world.context, write=False) as uow:
+            broken = [check for check in await run_for_firm(uow) if not check.holds]
+        assert not broken, broken
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from grpc import StatusCode
 from dunwell.v1 import admin_service_pb2, billing_service_pb2
 from dunwell_server.kernel.errors import DunwellError, FieldViolation, Reason
 from dunwell_server.platform.context import Role
-from dunwell_server.platform.logging import configure_logging
+from dunwell_server.platform.logging import configure_logging, default_logging
 from tests.rpc.floor import requests
 from tests.rpc.floor.fakes import Served, failure, serve
 
@@ -28,7 +27,7 @@ def logs() -> Iterator[io.StringIO]:
     stream = io.StringIO()
     configure_logging(form="json", stream=stream)
     yield stream
-    configure_logging(form="console", stream=sys.stderr)
+    default_logging()
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:

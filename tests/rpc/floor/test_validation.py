@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from grpc import StatusCode
 
 from dunwell.v1 import billing_service_pb2
 from dunwell_server.platform.context import Role
-from dunwell_server.platform.logging import configure_logging
+from dunwell_server.platform.logging import configure_logging, default_logging
 from tests.rpc.floor import requests
 from tests.rpc.floor.fakes import Served, failure, serve
 
@@ -57,7 +56,7 @@ async def test_card_numbers_are_refused_and_never_logged(tmp_path: Path, fields:
             request = requests.create_client(**fields)
             failed = await failure(served.billing.CreateClient(request, metadata=served.metadata()))
     finally:
-        configure_logging(form="console", stream=sys.stderr)
+        default_logging()
     assert (failed.code, failed.reason) == (StatusCode.INVALID_ARGUMENT, "CARD_NUMBER_REFUSED")
     assert failed.metadata == {"field": path}
     assert failed.details["BadRequest"].field_violations[0].field == path

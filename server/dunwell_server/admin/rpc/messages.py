@@ -27,6 +27,7 @@ from dunwell_server.platform.audit_chain import ChainReport, Link
 from dunwell_server.platform.context import Role
 from dunwell_server.platform.invariants import Check
 from dunwell_server.providers.base import Provider
+from dunwell_server.rpc.auth import CREDENTIAL_ROLES
 from dunwell_server.rpc.converters import enum_name, etag, id_text, optional_instant, timestamp
 
 VIOLATIONS: Final = 20
@@ -120,7 +121,9 @@ def provider_message(standing: ProviderStanding, provider: Provider) -> provider
         name=standing.name,
         display_name=_DISPLAY_NAMES.get(standing.name, standing.name.capitalize()),
         configured=standing.configured,
-        mode=provider_pb2.AccountMode.Value(f"ACCOUNT_MODE_{standing.account.mode}") if standing.account else 0,
+        mode=provider_pb2.AccountMode.Value(
+            f"ACCOUNT_MODE_{standing.account.mode if standing.account else 'UNSPECIFIED'}"
+        ),
         shared_account=standing.account is not None and standing.account.firm_id is None,
         is_default=standing.is_default,
         capabilities=[value for flag, value in _CAPABILITIES.items() if getattr(capabilities, flag)],
@@ -172,7 +175,7 @@ def time_range(request: Any, field: str = "create_time") -> tuple[datetime | Non
 
 def audit_message(entry: AuditEntry, firm_id: UUID) -> audit_pb2.AuditEvent:
     """An entry, with its seal once it has one."""
-    role = f"ROLE_{entry.actor_role}"
+    role = f"ROLE_{entry.actor_role if entry.actor_role in CREDENTIAL_ROLES else 'UNSPECIFIED'}"
     return audit_pb2.AuditEvent(
         id=id_text(Prefix.AUDIT, entry.id),
         firm_id=id_text(Prefix.FIRM, firm_id),
@@ -182,7 +185,7 @@ def audit_message(entry: AuditEntry, firm_id: UUID) -> audit_pb2.AuditEvent:
         object_type=entry.object_type,
         object_id=object_id(entry.object_type, entry.object_id),
         actor=entry.actor,
-        actor_role=options_pb2.Role.Value(role) if role in options_pb2.Role.keys() else 0,  # noqa: SIM118 - no mapping
+        actor_role=options_pb2.Role.Value(role),
         method=entry.method.replace("Service.", "Service/", 1),
         request_id=str(entry.request_id or ""),
         metadata={name: _text(value) for name, value in entry.metadata.items()},
@@ -198,7 +201,7 @@ def _text(value: object) -> str:
 
 def _any_id(text: str) -> UUID:
     name = text.rpartition("_")[0]
-    if name not in Prefix:
+    if name not in Prefix._value2member_map_:
         raise DunwellError(
             Reason.INVALID_ID,
             "object_id is not an id of this service",

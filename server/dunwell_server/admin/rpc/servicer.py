@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -131,7 +131,8 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
             shown = messages.api_key_message(key, uow.machine_now)
             return pb.CreateApiKeyResponse(api_key=shown, secret=minted.text)
 
-        return await self._write()(request, pb.CreateApiKeyResponse, work, keep=_without_secret)
+        write = self._calls.firmless_write if current_call().firm_id is None else self._calls.write
+        return await write(request, pb.CreateApiKeyResponse, work, keep=_without_secret)
 
     async def ListApiKeys(self, request: pb.ListApiKeysRequest, context: Any) -> pb.ListApiKeysResponse:
         page = self._pager.read(request)
@@ -155,7 +156,8 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
             key = await api_keys.revoke(uow, key_id)
             return pb.RevokeApiKeyResponse(api_key=messages.api_key_message(key, uow.machine_now))
 
-        return await self._write()(request, pb.RevokeApiKeyResponse, work)
+        write = self._calls.firmless_write if current_call().firm_id is None else self._calls.write
+        return await write(request, pb.RevokeApiKeyResponse, work)
 
     # Providers
 
@@ -190,7 +192,7 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
         target = optional_instant(request, "target_time")
         by = request.advance_by.ToTimedelta() if request.HasField("advance_by") else None
         run_id = _advance_run(current_call())
-        if not await self._is_advancing(run_id):
+        if not await self._is_advancing(run_id, target, by):
             stream = self._calls.run(
                 request, lambda uow: clocks.start_advance(uow, clock_id, target, by, run_id), self._tail_advance
             )
@@ -255,10 +257,6 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
 
     # What handlers share
 
-    def _write(self) -> Any:
-        """How a call that may concern a firm or none is kept: with the firm, or in schema `control`."""
-        return self._calls.firmless_write if current_call().firm_id is None else self._calls.write
-
     def _own(self, firm_id: UUID) -> UUID:
         """A firm that the caller may change; RESOURCE_NOT_FOUND for another one's."""
         call = current_call()
@@ -275,17 +273,20 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
     def _tail_advance(self, context: CallContext, run_id: UUID) -> AsyncIterator[pb.AdvanceTestClockResponse]:
         return tail_advance(self._calls.database, context, run_id)
 
-    async def _is_advancing(self, run_id: UUID) -> bool:
+    async def _is_advancing(self, run_id: UUID, target: datetime | None, by: timedelta | None) -> bool:
         """Whether this very request moves the clock now: then nothing may be written, only told.
 
-        CLOCK_ADVANCING where another one does.
+        CLOCK_ADVANCING where another one does; REQUEST_ID_REUSED where the same one had another target.
         """
 
         async def look(uow: UnitOfWork) -> bool:
             clock = await clocks.get(uow, None)
-            if clock.is_advancing and clock.run_id != run_id:
+            if not clock.is_advancing:
+                return False
+            if clock.run_id != run_id:
                 raise clocks.advancing(clock)
-            return clock.is_advancing
+            clocks.check_same_target(await runs.get(uow, run_id), target, by)
+            return True
 
         return await self._calls.read(look)
 
@@ -330,5 +331,6 @@ def _time_and_id(page: Page) -> tuple[datetime, UUID] | None:
     if page.after is None:
         return None
     when, row_id = page.after
-    assert isinstance(when, datetime) and isinstance(row_id, UUID)
+    assert isinstance(when, datetime)
+    assert isinstance(row_id, UUID)
     return when, row_id

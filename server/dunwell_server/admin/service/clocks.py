@@ -13,7 +13,7 @@ from dunwell_server.kernel.ids import Prefix, derive_uuid, encode, uuid7
 from dunwell_server.platform import runs
 from dunwell_server.platform.database import UnitOfWork
 from dunwell_server.platform.journal import Category, Change, record
-from dunwell_server.platform.runs import RunKind
+from dunwell_server.platform.runs import Run, RunKind
 
 LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
 """No clock goes there or beyond."""
@@ -107,6 +107,14 @@ async def start_advance(
     await record(uow, Change(Category.ADMIN, "test_clock_advanced", "test_clock", clock.id, metadata=metadata))
     await clocks.start(uow, goal, run_id)
     return run_id
+
+
+def check_same_target(run: Run, target: datetime | None, by: timedelta | None) -> None:
+    """REQUEST_ID_REUSED where a repeat asks for another target than its advance has."""
+    goal = target if target is not None else datetime.fromisoformat(run.params["from_time"]) + (by or timedelta())
+    if goal != datetime.fromisoformat(run.params["target_time"]):
+        message = "The request_id was used before with another payload; a new request needs a new one."
+        raise DunwellError(Reason.REQUEST_ID_REUSED, message, field="request_id")
 
 
 def advancing(clock: Clock) -> DunwellError:

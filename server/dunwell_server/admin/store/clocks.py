@@ -14,7 +14,7 @@ _COLUMNS: Final = "firm_id, id, now_time, target_time, state, run_id, version, c
 _GET: Final = f"SELECT {_COLUMNS} FROM control.test_clock WHERE firm_id = %(firm_id)s"
 _LOCK: Final = f"{_GET} FOR UPDATE"
 _INSERT: Final = f"""
-INSERT INTO control.test_clock (firm_id, id, now_time) VALUES (%(firm_id)s, %(id)s, %(now_time)s)
+INSERT INTO control.test_clock (firm_id, id, start_time, now_time) VALUES (%(firm_id)s, %(id)s, %(now_time)s, %(now_time)s)
 ON CONFLICT (firm_id) DO NOTHING RETURNING {_COLUMNS}
 """
 _START: Final = f"""

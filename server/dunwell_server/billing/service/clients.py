@@ -48,9 +48,9 @@ async def create_client(uow: UnitOfWork, new: NewClient) -> Client:
     return client
 
 
-async def get_client(uow: UnitOfWork, client_id: UUID) -> Client:
-    """The client. Errors: RESOURCE_NOT_FOUND."""
-    client = await store.get(uow, client_id)
+async def get_client(uow: UnitOfWork, client_id: UUID, *, lock: bool = False) -> Client:
+    """The client; locked against other changes when asked. Errors: RESOURCE_NOT_FOUND."""
+    client = await store.get(uow, client_id, lock=lock)
     if client is None:
         raise not_found("Client", client_id)
     return client
@@ -69,9 +69,7 @@ async def update_client(
     Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, EXTERNAL_ID_TAKEN, UNKNOWN_CURRENCY, and STATE_CONFLICT for another
     currency while a going engagement, a draft or an open invoice is in the old one.
     """
-    client = await store.get(uow, client_id, lock=True)
-    if client is None:
-        raise not_found("Client", client_id)
+    client = await get_client(uow, client_id, lock=True)
     check_version("Client", client_id, client.version, expected_version)
     changes = dict(changes)
     if "currency_code" in changes:

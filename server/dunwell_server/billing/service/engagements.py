@@ -44,7 +44,7 @@ class NewEngagement:
     """An engagement as a caller creates it.
 
     `end_date` is the first day after the work, or its last day where the proration policy's `end` is INCLUSIVE.
-    `fee_currency` is that of the fee; no `currency_code`: the client's. Only PACKAGE can be billed.
+    `fee_currency` is that of the fee, None where it is in no currency of its own; no `currency_code`: the client's. Only PACKAGE can be billed.
     """
 
     client_id: UUID
@@ -52,7 +52,7 @@ class NewEngagement:
     pricing_mode: PricingMode
     start_date: date
     fee_minor: int
-    fee_currency: str
+    fee_currency: str | None
     billing_interval: BillingInterval
     end_date: date | None = None
     external_id: str | None = None
@@ -101,9 +101,9 @@ async def create_engagement(uow: UnitOfWork, new: NewEngagement) -> Engagement:
     return engagement
 
 
-async def get_engagement(uow: UnitOfWork, engagement_id: UUID) -> Engagement:
-    """The engagement. Errors: RESOURCE_NOT_FOUND."""
-    engagement = await store.get(uow, engagement_id)
+async def get_engagement(uow: UnitOfWork, engagement_id: UUID, *, lock: bool = False) -> Engagement:
+    """The engagement; locked against other changes when asked. Errors: RESOURCE_NOT_FOUND."""
+    engagement = await store.get(uow, engagement_id, lock=lock)
     if engagement is None:
         raise not_found("Engagement", engagement_id)
     return engagement
@@ -180,9 +180,7 @@ def today(uow: UnitOfWork) -> date:
 
 
 async def _locked(uow: UnitOfWork, engagement_id: UUID, expected_version: int | None, verb: str) -> Engagement:
-    engagement = await store.get(uow, engagement_id, lock=True)
-    if engagement is None:
-        raise not_found("Engagement", engagement_id)
+    engagement = await get_engagement(uow, engagement_id, lock=True)
     check_version("Engagement", engagement_id, engagement.version, expected_version)
     if engagement.state is EngagementState.ENDED:
         raise DunwellError(

@@ -22,10 +22,10 @@ from dunwell_server.payments.model import Claim, Source
 from dunwell_server.payments.service.outcomes import Applied, apply_outcome
 from dunwell_server.payments.service.sending import SendOrder, begin_send
 from dunwell_server.payments.store import attempts
-from dunwell_server.payments.store.attempts import LEASE_SECONDS
 from dunwell_server.platform.context import CallContext
 from dunwell_server.platform.database import Database, UnitOfWork
 from dunwell_server.platform.failpoints import failpoint
+from dunwell_server.platform.leases import LEASE_SECONDS
 from dunwell_server.platform.logging import get_logger
 
 log = get_logger(__name__)

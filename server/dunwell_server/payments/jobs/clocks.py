@@ -22,7 +22,9 @@ class ProviderClocks:
 
     async def next_due(self, database: Database, context: CallContext) -> datetime | None:
         """The earliest thing that will happen at one of them by itself."""
-        dues = [await provider.next_due(gateway.account) for provider, gateway in await self._followers(database, context)]
+        dues = [
+            await provider.next_due(gateway.account) for provider, gateway in await self._followers(database, context)
+        ]
         return min((due for due in dues if due is not None), default=None)
 
     async def move_to(self, database: Database, context: CallContext, now: datetime) -> None:

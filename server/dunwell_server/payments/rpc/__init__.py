@@ -1,5 +1,5 @@
 """PaymentService: parse, use case, map."""
 
-from dunwell_server.payments.rpc.servicer import PaymentServicer, Presenters, RunGate
+from dunwell_server.payments.rpc.servicer import AllFirms, PaymentServicer, Presenters
 
-__all__ = ["PaymentServicer", "Presenters", "RunGate"]
+__all__ = ["AllFirms", "PaymentServicer", "Presenters"]

@@ -41,6 +41,7 @@ from dunwell_server.rpc.converters import (
 )
 from dunwell_server.rpc.current import current_call
 from dunwell_server.rpc.field_masks import checked_paths
+from dunwell_server.rpc.run_progress import tail_run
 
 _POLL_SECONDS: Final = 0.2
 _SIGN_OF_LIFE_SECONDS: Final = 5.0
@@ -54,15 +55,15 @@ class Presenters:
     invoice: Callable[[UnitOfWork, Invoice], Awaitable[invoice_pb2.Invoice]]
 
 
-class RunGate(Protocol):
-    """What starts runs over all firms, and tells how any run goes."""
+class AllFirms(Protocol):
+    """What starts runs over all firms, and tells how they go."""
 
-    async def start_all(self, uow: UnitOfWork, kind: RunKind, params: dict[str, Any], *, dry_run: bool) -> UUID:
-        """Queue a run for every active firm that lives in real time, under a run over all; `uow` is firmless."""
+    async def start(self, uow: UnitOfWork, kind: RunKind, params: dict[str, Any], *, dry_run: bool) -> UUID:
+        """Queue a run for every active firm that lives in real time, under one run over all; `uow` is firmless."""
         ...
 
-    def tail(self, context: CallContext, run_id: UUID, *, omit_items: bool) -> AsyncIterator[run_pb2.RunProgress]:
-        """The run's progress until it ends."""
+    def tail(self, context: CallContext, run_id: UUID) -> AsyncIterator[run_pb2.RunProgress]:
+        """The progress of the run over all until it ends."""
         ...
 
 
@@ -75,14 +76,14 @@ class PaymentServicer(PaymentServiceServicer):
         charger: Charger,
         keeper: MethodKeeper,
         presenters: Presenters,
-        run_gate: RunGate,
+        all_firms: AllFirms,
         page_key: bytes,
     ) -> None:
         self._calls = calls
         self._charger = charger
         self._keeper = keeper
         self._present = presenters
-        self._runs = run_gate
+        self._all_firms = all_firms
         self._pager = Pager(page_key)
 
     # Payment methods ---------------------------------------------------------------------------------------------
@@ -326,14 +327,16 @@ class PaymentServicer(PaymentServiceServicer):
 
         async def start(uow: UnitOfWork) -> UUID:
             if request.all_firms:
-                return await self._runs.start_all(uow, RunKind.COLLECTION, params, dry_run=request.dry_run)
+                return await self._all_firms.start(uow, RunKind.COLLECTION, params, dry_run=request.dry_run)
             if (client := params.get("client_id")) is not None:
                 await methods.require_client(uow, UUID(client))
             run = await runs.create(uow, RunKind.COLLECTION, params, dry_run=request.dry_run, run_id=uuid7())
             return run.id
 
         def tail(call: CallContext, run_id: UUID) -> AsyncIterator[run_pb2.RunProgress]:
-            return self._runs.tail(call, run_id, omit_items=request.omit_items)
+            if request.all_firms:
+                return self._all_firms.tail(call, run_id)
+            return tail_run(self._calls.database, call, run_id, omit_items=request.omit_items)
 
         async for progress in self._calls.run(request, start, tail):
             yield pb.ProcessRecurringChargesResponse(progress=progress)

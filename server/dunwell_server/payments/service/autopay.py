@@ -14,7 +14,7 @@ from dunwell_server.kernel.ids import Prefix, encode
 from dunwell_server.payments.model import PaymentMethod
 from dunwell_server.payments.planning import first_charge
 from dunwell_server.payments.service import reactions
-from dunwell_server.payments.service.methods import method_of
+from dunwell_server.payments.service.methods import follow_default, method_of
 from dunwell_server.payments.store import scheduling
 from dunwell_server.platform.database import UnitOfWork
 from dunwell_server.platform.journal import Category, Change, record
@@ -58,6 +58,7 @@ async def switch_client(
     method = await usable_method(uow, client_id, method_id or client.autopay_method_id)
     since = client.autopay_enable_time if client.autopay_enabled else uow.now
     changed = await set_autopay(uow, client_id, True, method.id, cadence or client.autopay_cadence, since or uow.now)
+    await follow_default(uow, changed, client.autopay_method_id)
     enrolled = await _enroll_open(uow, changed) if enroll_open else 0
     await record(uow, _told(changed, "autopay_enabled", "client.autopay_enabled", enrolled=enrolled))
     return AutopayChange(changed, enrolled, 0)

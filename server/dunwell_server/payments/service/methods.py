@@ -195,22 +195,26 @@ async def _locked(uow: UnitOfWork, method_id: UUID, expected_version: int | None
 
 
 async def _make_default(uow: UnitOfWork, client: Client, method_id: UUID) -> None:
-    """Give the client a new default. Invoices that had copied the old one follow; by firm policy waiting retries are made at once.
+    old = client.autopay_method_id
+    changed = await set_autopay(
+        uow, client.id, client.autopay_enabled, method_id, client.autopay_cadence, client.autopay_enable_time
+    )
+    await follow_default(uow, changed, old)
+
+
+async def follow_default(uow: UnitOfWork, client: Client, old: UUID | None) -> None:
+    """The client has a new default: invoices that had copied the old one follow; by firm policy waiting retries are made at once.
 
     The retries' count stays as it is.
     """
-    old = client.autopay_method_id
-    await set_autopay(
-        uow, client.id, client.autopay_enabled, method_id, client.autopay_cadence, client.autopay_enable_time
-    )
-    if not client.autopay_enabled:
+    if not client.autopay_enabled or client.autopay_method_id == old:
         return
     at_once = uow.firm.settings.retry.retry_on_new_method
     columns: dict[UUID, dict[str, Any]] = {}
     for invoice in await lock_invoices(uow, await scheduling.following(uow, client.id, old)):
         changes: dict[str, Any] = {}
         if old is not None and invoice.collection.autopay_method_id == old:
-            changes["autopay_method_id"] = method_id
+            changes["autopay_method_id"] = client.autopay_method_id
         if at_once and invoice.retry_pending and invoice.collection.autopay_next_charge_time is not None:
             changes["autopay_next_charge_time"] = uow.now
         if changes:

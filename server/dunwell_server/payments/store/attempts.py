@@ -14,8 +14,8 @@ from dunwell_server.payments.model import Attempt, Claim, Payment, PaymentMethod
 from dunwell_server.payments.store.methods import ProviderAccount
 from dunwell_server.payments.store.rows import ATTEMPT_COLUMNS, METHOD_COLUMNS, PAYMENT_COLUMNS, build, columns
 from dunwell_server.platform.database import Row, UnitOfWork
+from dunwell_server.platform.leases import LEASE_SECONDS
 
-LEASE_SECONDS: Final = 30
 """Machine time for which a claim holds without being renewed."""
 
 # The hold decides: where another channel asks for the invoice's money, nothing of the payment is written.
@@ -87,16 +87,16 @@ FROM attempt a JOIN payment p ON p.firm_id = a.firm_id AND p.id = a.payment_id W
 _SEND = f"""
 UPDATE attempt SET state = 'SENT', send_count = send_count + 1, first_send_time = coalesce(first_send_time, %(now)s), send_time = %(now)s,
     request_digest = %(digest)s, next_check_time = NULL, owner = %(owner)s, fence = fence + %(raise)s,
-    lease_until = clock_timestamp() + interval '{LEASE_SECONDS} s', version = version + 1, update_time = %(now)s
+    lease_until = clock_timestamp() + interval '{LEASE_SECONDS} s', version = version + 1, update_time = clock_timestamp()
 WHERE firm_id = %(firm_id)s AND id = %(id)s
 """
 _RESENT = f"""
 UPDATE attempt SET send_count = send_count + 1, send_time = %(now)s, lease_until = clock_timestamp() + interval '{LEASE_SECONDS} s',
-    version = version + 1, update_time = %(now)s
+    version = version + 1, update_time = clock_timestamp()
 WHERE firm_id = %(firm_id)s AND id = %(id)s AND owner = %(owner)s AND fence = %(fence)s AND state = 'UNKNOWN'
 """
 _POSTPONE = """
-UPDATE attempt SET next_check_time = %(now)s, owner = NULL, lease_until = NULL, version = version + 1, update_time = %(now)s
+UPDATE attempt SET next_check_time = %(now)s, owner = NULL, lease_until = NULL, version = version + 1, update_time = clock_timestamp()
 WHERE firm_id = %(firm_id)s AND id = %(id)s
 """
 _RENEW = f"""
@@ -112,7 +112,7 @@ WITH a AS (
         action_url = %(action_url)s, action_expire_time = %(action_expire_time)s, evidence = coalesce(%(evidence)s, evidence),
         check_count = check_count + %(checked)s, next_check_time = %(next_check_time)s, needs_person = %(needs_person)s,
         unknown_time = coalesce(unknown_time, %(unknown_time)s), finish_time = coalesce(finish_time, %(attempt_finish_time)s),
-        owner = NULL, lease_until = NULL, version = version + 1, update_time = %(now)s
+        owner = NULL, lease_until = NULL, version = version + 1, update_time = clock_timestamp()
     WHERE firm_id = %(firm_id)s AND id = %(attempt_id)s
 ), p AS (
     UPDATE payment SET state = %(payment_state)s, captured_minor = %(captured)s, allocated_minor = %(allocated)s, credited_minor = %(credited)s,

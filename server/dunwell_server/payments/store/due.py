@@ -8,8 +8,8 @@ from datetime import datetime
 from uuid import UUID
 
 from dunwell_server.payments.model import AttemptState, Claim
-from dunwell_server.payments.store.attempts import LEASE_SECONDS
 from dunwell_server.platform.database import Row, UnitOfWork
+from dunwell_server.platform.leases import LEASE_SECONDS
 
 _DUE_COLUMNS = """
 i.id, i.client_id, i.currency_code, i.amount_due, i.state, i.autopay_enabled, i.autopay_method_id, i.collection_cycle AS cycle,

@@ -1,0 +1,292 @@
+"""What callers ask for, as billing's use cases take it. Errors name the field as the caller wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import date
+from decimal import Decimal
+from typing import Any, Final
+
+from dunwell.v1 import address_pb2, client_pb2, engagement_pb2, invoice_pb2, proration_pb2, range_pb2
+from dunwell.v1 import billing_service_pb2 as pb
+from dunwell_server.billing.lines import LineInput
+from dunwell_server.billing.model import BillingAnchor, BillingInterval, BillingTiming, PartialPeriods, PricingMode
+from dunwell_server.billing.rpc import messages
+from dunwell_server.billing.service.clients import NewClient
+from dunwell_server.billing.service.engagements import NewEngagement
+from dunwell_server.billing.service.invoices import NewInvoice
+from dunwell_server.billing.store.clients import ClientQuery
+from dunwell_server.billing.store.engagements import EngagementQuery
+from dunwell_server.billing.store.invoices import InvoiceQuery
+from dunwell_server.billing.store.rows import TimeRange
+from dunwell_server.kernel.errors import DunwellError, FieldViolation, Reason
+from dunwell_server.kernel.ids import Prefix
+from dunwell_server.kernel.proration import (
+    AnchorPolicy,
+    ChangeDay,
+    DayCount,
+    EndPolicy,
+    ProrationPolicy,
+    ProrationUnit,
+)
+from dunwell_server.rpc.converters import (
+    civil_date,
+    id_value,
+    metadata_map,
+    money,
+    optional_date,
+    optional_decimal,
+    optional_id,
+    optional_instant,
+    optional_value,
+)
+
+
+def _names(numbers: dict[str | None, Any]) -> dict[int, str]:
+    """Stored names by the enum's numbers."""
+    return {number: name for name, number in numbers.items() if name is not None}
+
+
+_STATUSES: Final = _names(messages.STATUSES)
+_INVOICE_STATES: Final = _names(messages.INVOICE_STATES)
+_ENGAGEMENT_STATES: Final = _names(messages.ENGAGEMENT_STATES)
+_MODES: Final = _names(messages.MODES)
+_CLIENT_ORDERS: Final = {
+    client_pb2.CLIENT_ORDER_CREATE_TIME_ASC: "CREATE_TIME_ASC",
+    client_pb2.CLIENT_ORDER_NAME_ASC: "NAME_ASC",
+}
+
+
+# Clients
+
+
+def new_client(message: client_pb2.Client) -> NewClient:
+    """The client to create."""
+    return NewClient(**client_changes(message, _CLIENT_FIELDS))
+
+
+def client_changes(message: client_pb2.Client, fields: Iterable[str]) -> dict[str, Any]:
+    """The columns of the named fields, from a message that has their new values."""
+    return {name: _CLIENT_READERS.get(name, _text)(message, name) for name in fields}
+
+
+def _text(message: Any, name: str) -> str | None:
+    return getattr(message, name) or None
+
+
+def _labels(message: Any, name: str) -> dict[str, str]:
+    return metadata_map(getattr(message, name))
+
+
+def _address(message: client_pb2.Client, name: str) -> dict[str, Any] | None:
+    if not message.HasField("address"):
+        return None
+    address: address_pb2.Address = message.address
+    parts = {part: getattr(address, part) for part in ("city", "region", "postal_code", "country_code")}
+    return {"lines": list(address.lines), **parts}
+
+
+_CLIENT_FIELDS: Final = (
+    "name", "external_id", "email", "phone", "address", "tax_id", "locale", "currency_code", "payment_terms_days",
+    "metadata",
+)  # fmt: skip
+_CLIENT_READERS: Final[dict[str, Callable[[Any, str], Any]]] = {
+    "name": getattr,
+    "address": _address,
+    "payment_terms_days": optional_value,
+    "metadata": _labels,
+}
+
+
+def client_query(request: pb.ListClientsRequest) -> ClientQuery:
+    """The filters and the order of a list of clients."""
+    return ClientQuery(
+        external_id=request.external_id or None,
+        email=request.email or None,
+        autopay_enabled=optional_value(request, "autopay_enabled"),
+        create_time=_time_range(request.create_time),
+        order=_CLIENT_ORDERS.get(request.order, "CREATE_TIME_DESC"),
+    )
+
+
+# Engagements
+
+
+def new_engagement(message: engagement_pb2.Engagement) -> NewEngagement:
+    """The engagement to create. Without package terms it is one that cannot be billed yet, and is refused as such."""
+    package = message.package
+    fee = money(package.fee, "engagement.package.fee") if package.HasField("fee") else None
+    return NewEngagement(
+        client_id=id_value(Prefix.CLIENT, message.client_id, "engagement.client_id"),
+        name=message.name,
+        pricing_mode=PricingMode(_MODES[message.pricing_mode]),
+        start_date=civil_date(message.start_date, "engagement.start_date"),
+        end_date=optional_date(message, "end_date", "engagement.end_date"),
+        fee_minor=fee.minor if fee else 0,
+        fee_currency=fee.currency if fee else None,
+        billing_interval=_chosen(BillingInterval, messages.INTERVALS, package.interval, BillingInterval.ONE_TIME),
+        anchor=_chosen(BillingAnchor, messages.ANCHORS, package.anchor, BillingAnchor.START_DATE),
+        timing=_chosen(BillingTiming, messages.TIMINGS, package.timing, BillingTiming.IN_ADVANCE),
+        partial_periods=_partial_periods(package),
+        proration=_proration(package.proration),
+        line_description=package.line_description,
+        external_id=message.external_id or None,
+        description=message.description or None,
+        currency_code=message.currency_code or None,
+        payment_terms_days=optional_value(message, "payment_terms_days"),
+        metadata=metadata_map(message.metadata),
+    )
+
+
+def refuse_whole_package(paths: Iterable[str]) -> None:
+    """UPDATE_MASK_INVALID for the path `package`: it would replace what never changes."""
+    if "package" in paths:
+        problem = FieldViolation("update_mask", "package: name its fields one by one")
+        raise DunwellError(
+            Reason.UPDATE_MASK_INVALID,
+            f"update_mask: {problem.description}",
+            violations=[problem],
+            metadata={"paths": "package"},
+        )
+
+
+def engagement_changes(message: engagement_pb2.Engagement, paths: Iterable[str]) -> dict[str, Any]:
+    """The columns that the paths are about, from a message that has their new values."""
+    changes: dict[str, Any] = {}
+    for path in paths:
+        name, _, rest = path.partition(".")
+        part = rest.partition(".")[0]
+        if name == "package":
+            changes.update(_package_change(message.package, part))
+        elif name == "payment_terms_days":
+            changes[name] = optional_value(message, name)
+        elif name == "metadata":
+            changes[name] = metadata_map(message.metadata)
+        else:
+            changes[name] = getattr(message, name) or None
+    return changes
+
+
+def _package_change(package: engagement_pb2.PackageTerms, part: str) -> dict[str, Any]:
+    match part:
+        case "fee":
+            fee = money(package.fee, "engagement.package.fee")
+            return {"fee_minor": fee.minor, "fee_currency": fee.currency}
+        case "partial_periods":
+            return {"partial_periods": _partial_periods(package)}
+        case "proration":
+            return {"proration": _proration(package.proration)}
+        case _:
+            return {part: getattr(package, part)}
+
+
+def _partial_periods(package: engagement_pb2.PackageTerms) -> PartialPeriods:
+    chosen: PartialPeriods = _chosen(PartialPeriods, messages.PARTIALS, package.partial_periods, PartialPeriods.PRORATE)
+    return chosen
+
+
+def _proration(policy: proration_pb2.ProrationPolicy) -> ProrationPolicy:
+    return ProrationPolicy(
+        unit=_chosen(ProrationUnit, messages.UNITS, policy.unit, ProrationUnit.DAY),
+        day_count=_chosen(DayCount, messages.DAY_COUNTS, policy.day_count, DayCount.ACTUAL),
+        anchor=_chosen(AnchorPolicy, messages.PRORATION_ANCHORS, policy.anchor, AnchorPolicy.KEEP),
+        change_day=_chosen(ChangeDay, messages.CHANGE_DAYS, policy.change_day, ChangeDay.CHARGE_NEW),
+        end=_chosen(EndPolicy, messages.ENDS, policy.end, EndPolicy.HALF_OPEN),
+    )
+
+
+def _chosen(kind: Any, numbers: dict[str | None, Any], number: int, default: Any) -> Any:
+    """The member that the enum's number stands for; the default for UNSPECIFIED."""
+    return next(kind(name) for name, value in numbers.items() if value == number) if number else default
+
+
+def engagement_query(request: pb.ListEngagementsRequest) -> EngagementQuery:
+    """The filters and the order of a list of engagements."""
+    return EngagementQuery(
+        client_id=optional_id(Prefix.CLIENT, request.client_id, "client_id"),
+        external_id=request.external_id or None,
+        states=[_ENGAGEMENT_STATES[state] for state in request.states],
+        pricing_modes=[_MODES[mode] for mode in request.pricing_modes],
+        next_bill_date_until=optional_date(request, "next_bill_date_until"),
+        create_time=_time_range(request.create_time),
+        descending=request.order != engagement_pb2.ENGAGEMENT_ORDER_CREATE_TIME_ASC,
+    )
+
+
+# Invoices
+
+
+def new_invoice(message: invoice_pb2.Invoice) -> NewInvoice:
+    """The invoice to create or preview."""
+    return NewInvoice(
+        client_id=id_value(Prefix.CLIENT, message.client_id, "invoice.client_id"),
+        engagement_id=optional_id(Prefix.ENGAGEMENT, message.engagement_id, "invoice.engagement_id"),
+        external_id=message.external_id or None,
+        currency_code=message.currency_code or None,
+        lines=_lines(message),
+        due_date=optional_date(message, "due_date", "invoice.due_date"),
+        payment_terms_days=optional_value(message, "payment_terms_days"),
+        memo=message.memo or None,
+        metadata=metadata_map(message.metadata),
+    )
+
+
+def _lines(message: invoice_pb2.Invoice) -> tuple[LineInput, ...]:
+    return tuple(_line(line, f"invoice.lines[{index}]") for index, line in enumerate(message.lines))
+
+
+def _line(line: invoice_pb2.InvoiceLine, path: str) -> LineInput:
+    quantity = optional_decimal(line, "quantity", f"{path}.quantity")
+    price = optional_decimal(line, "unit_price", f"{path}.unit_price")
+    return LineInput(
+        description=line.description,
+        unit_price=Decimal(0) if price is None else price,
+        quantity=Decimal(1) if quantity is None else quantity,
+        period_start=optional_date(line, "period_start_date", f"{path}.period_start_date"),
+        period_end=optional_date(line, "period_end_date", f"{path}.period_end_date"),
+        engagement_id=optional_id(Prefix.ENGAGEMENT, line.engagement_id, f"{path}.engagement_id"),
+    )
+
+
+def invoice_changes(message: invoice_pb2.Invoice, fields: Iterable[str]) -> dict[str, Any]:
+    """The named fields, from a message that has their new values; the currency's never change."""
+    new = new_invoice(message)
+    return {name: getattr(new, name) for name in fields}
+
+
+def invoice_query(request: pb.ListInvoicesRequest) -> InvoiceQuery:
+    """The filters and the order of a list of invoices."""
+    return InvoiceQuery(
+        client_id=optional_id(Prefix.CLIENT, request.client_id, "client_id"),
+        engagement_id=optional_id(Prefix.ENGAGEMENT, request.engagement_id, "engagement_id"),
+        external_id=request.external_id or None,
+        number=request.number or None,
+        states=[_INVOICE_STATES[state] for state in request.states],
+        autopay_statuses=[_STATUSES[status] for status in request.autopay_statuses],
+        run_id=optional_id(Prefix.RUN, request.run_id, "run_id"),
+        currency_code=request.currency_code or None,
+        issue_date=_date_range(request.issue_date, "issue_date"),
+        due_date=_date_range(request.due_date, "due_date"),
+        create_time=_time_range(request.create_time),
+        descending=request.order != invoice_pb2.INVOICE_ORDER_CREATE_TIME_ASC,
+    )
+
+
+def _date_range(given: range_pb2.DateRange, field: str) -> tuple[date | None, date | None]:
+    start = optional_date(given, "start_date", f"{field}.start_date")
+    end = optional_date(given, "end_date", f"{field}.end_date")
+    if start is not None and end is not None and end < start:
+        raise _ends_before(f"{field}.end_date")
+    return start, end
+
+
+def _time_range(given: range_pb2.TimeRange) -> TimeRange:
+    start = optional_instant(given, "start_time", "create_time.start_time")
+    end = optional_instant(given, "end_time", "create_time.end_time")
+    if start is not None and end is not None and end < start:
+        raise _ends_before("create_time.end_time")
+    return TimeRange(start, end)
+
+
+def _ends_before(field: str) -> DunwellError:
+    return DunwellError(Reason.PERIOD_INVALID, "the range ends before it starts", field=field)

@@ -1,0 +1,1 @@
+"""`demo`: a whole example on the sandbox, told through the public RPCs."""

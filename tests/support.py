@@ -16,6 +16,7 @@ import psycopg
 from psycopg import conninfo, sql
 from psycopg.types.json import Jsonb
 
+from dunwell_server.kernel.ids import uuid7
 from dunwell_server.platform import migrate
 from dunwell_server.platform.context import Actor, CallContext, Role
 from dunwell_server.platform.database import Database
@@ -86,7 +87,7 @@ async def add_firm(
     database: Database, *, clock: datetime | None = None, mode: str = "TEST", **settings: Any
 ) -> CallContext:
     """A firm with the given `FirmSettings` fields, on a test clock where one is given; returns its FIRM_ADMIN context."""
-    firm_id = uuid.uuid4()
+    firm_id = uuid7()
     async with database.transaction(context(None)) as uow:
         await uow.execute(
             "INSERT INTO control.firm (id, display_name, mode, settings) VALUES (%s, %s, %s, %s)",

@@ -225,7 +225,7 @@ GRANT INSERT, UPDATE ON client, engagement, invoice, coverage, invoice_series, r
     collection_hold, approval TO dunwell_app;
 GRANT INSERT, UPDATE, DELETE ON invoice_line, idempotency TO dunwell_app;
 GRANT DELETE ON invoice TO dunwell_app;
-GRANT INSERT, UPDATE ON control.firm, control.test_clock, control.api_key, control.provider_account, control.run TO dunwell_app;
+GRANT INSERT, UPDATE ON control.firm, control.test_clock, control.api_key, control.provider_account, control.run, control.run_part TO dunwell_app;
 GRANT INSERT, UPDATE, DELETE ON control.idempotency, control.due_work, control.wake, control.rate_bucket TO dunwell_app;
 GRANT INSERT ON control.audit_event TO dunwell_app;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public, control TO dunwell_app;

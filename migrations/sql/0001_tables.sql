@@ -175,6 +175,16 @@ CREATE TABLE control.run (
     CONSTRAINT run_state_check CHECK (state IN ('RUNNING', 'SUCCEEDED', 'FAILED', 'CANCELLED'))
 );
 
+CREATE TABLE control.run_part (
+    run_id UUID NOT NULL,
+    firm_id UUID NOT NULL,
+    state TEXT DEFAULT 'WAITING' NOT NULL,
+    CONSTRAINT run_part_pkey PRIMARY KEY (run_id, firm_id),
+    CONSTRAINT run_part_state_check CHECK (state IN ('WAITING', 'STARTED', 'DONE'))
+);
+
+CREATE INDEX run_part_open_idx ON control.run_part (firm_id) WHERE state <> 'DONE';
+
 CREATE TABLE control.state_edge (
     machine TEXT NOT NULL,
     source TEXT NOT NULL,

@@ -12,8 +12,16 @@ from functools import cached_property
 
 import psycopg
 
+from dunwell.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
+from dunwell.v1.billing_service_pb2_grpc import add_BillingServiceServicer_to_server
+from dunwell.v1.payment_service_pb2_grpc import add_PaymentServiceServicer_to_server
+from dunwell_server.admin.rpc.servicer import AdminParts, AdminServicer
+from dunwell_server.admin.service.firms import Installation
 from dunwell_server.billing.jobs import PackageRunExecutor
 from dunwell_server.billing.ports import CollectionPlanner
+from dunwell_server.billing.rpc.messages import present_client, present_invoice
+from dunwell_server.billing.rpc.runs import planned_invoice
+from dunwell_server.billing.rpc.servicer import BillingServicer
 from dunwell_server.billing.service.engagements import end_due_engagements
 from dunwell_server.billing.service.overdue import mark_overdue
 from dunwell_server.billing.store.due import marks_due
@@ -25,21 +33,32 @@ from dunwell_server.payments.jobs import (
     CollectHandler,
     CollectionRunExecutor,
     Gateways,
+    MethodKeeper,
 )
 from dunwell_server.payments.jobs.clocks import ProviderClocks
 from dunwell_server.payments.planning import Planner
+from dunwell_server.payments.rpc.servicer import PaymentServicer, Presenters
 from dunwell_server.payments.service import reactions
 from dunwell_server.payments.service.queries import collect_next_due
 from dunwell_server.platform import migrate
+from dunwell_server.platform.anchors import AnchorStore
 from dunwell_server.platform.crypto import Vault
 from dunwell_server.platform.database import Database, UnitOfWork
 from dunwell_server.platform.domain_events import Bus
 from dunwell_server.platform.embedded import EmbeddedPostgres
-from dunwell_server.platform.runs import RunKind
+from dunwell_server.platform.features import FeatureDefaults
+from dunwell_server.platform.runs import RunExecutor, RunKind
+from dunwell_server.platform.sealer import AuditSealer
 from dunwell_server.platform.work import WorkHandler, WorkKind
 from dunwell_server.providers.manual import ManualProvider
 from dunwell_server.providers.registry import ProviderRegistry
 from dunwell_server.providers.sandbox import SandboxProvider
+from dunwell_server.rpc.auth import ApiKeys, Authenticator, DatabaseKeyStore
+from dunwell_server.rpc.calls import Calls
+from dunwell_server.rpc.converters import Pager
+from dunwell_server.rpc.jwt import Jwks, JwtVerifier
+from dunwell_server.rpc.server import RpcServer
+from dunwell_server.scheduler.all_firms import AllFirmsRuns
 from dunwell_server.scheduler.clock import ClockRunExecutor
 from dunwell_server.scheduler.daily import DailyMarks, DailyRun
 from dunwell_server.scheduler.runs import RunHandler
@@ -94,13 +113,17 @@ def _may_create_roles(url: str) -> bool:
 class Application:
     """The parts of one process, joined. Made by `open_application`."""
 
-    def __init__(self, settings: Settings, database: Database, registry: ProviderRegistry, vault: Vault) -> None:
+    def __init__(
+        self, settings: Settings, urls: DatabaseUrls, database: Database, registry: ProviderRegistry, vault: Vault
+    ) -> None:
         self.settings = settings
+        self.urls = urls
         self.database = database
         self.registry = registry
         self.vault = vault
         self.charger = Charger(Gateways(registry, vault))
         self.checker = Checker(self.charger)
+        self.clocks = ProviderClocks(registry, self.charger.gateways)
 
     @property
     def bus(self) -> Bus:
@@ -126,18 +149,60 @@ class Application:
     @cached_property
     def run_handler(self) -> RunHandler:
         """Executes runs of every kind."""
-        work = RunHandler([PackageRunExecutor(), CollectionRunExecutor(self.charger, self.checker)])
-        clock = ClockRunExecutor(self.handlers, work, [ProviderClocks(self.registry, self.charger.gateways)])
-        return RunHandler([PackageRunExecutor(), CollectionRunExecutor(self.charger, self.checker), clock])
+        inner: list[RunExecutor] = [PackageRunExecutor(), CollectionRunExecutor(self.charger, self.checker)]
+        return RunHandler([*inner, ClockRunExecutor(self.handlers, RunHandler(inner), [self.clocks])])
 
     def job_worker(self, *, concurrency: int = 16) -> JobWorker:
         """A worker on every kind of due work."""
         return JobWorker(self.database, [self.run_handler, *self.handlers], concurrency=concurrency)
 
+    @property
+    def anchors(self) -> AnchorStore:
+        """Where the heads of the audit chains are kept, outside the database."""
+        return AnchorStore(self.settings.data_dir / "anchors", self.settings.keys)
 
-def wire() -> Bus:
+    def sealer(self) -> AuditSealer:
+        """The loop that chains audit entries."""
+        return AuditSealer(self.database, self.anchors)
+
+    def rpc_server(self, *, index: int = 0, shared_port: bool = False) -> RpcServer:
+        """One RPC server with every servicer of the contract."""
+        settings, keys = self.settings, self.settings.keys
+        tokens = token_verifier(settings)
+        authenticator = Authenticator(ApiKeys(DatabaseKeyStore(self.database), keys.api_key_peppers), tokens)
+        server = RpcServer(settings, authenticator, self.database.ping, shared_port=shared_port, index=index)
+        calls = Calls(self.database, server.background)
+        all_firms = AllFirmsRuns(self.database)
+        server.add(add_BillingServiceServicer_to_server, BillingServicer(calls, all_firms, keys.page_token))
+        presenters = Presenters(present_client, present_invoice)
+        keeper = MethodKeeper(self.charger.gateways)
+        payments = PaymentServicer(calls, self.charger, keeper, presenters, all_firms, keys.page_token)
+        server.add(add_PaymentServiceServicer_to_server, payments)
+        installation = Installation(self.vault, self.registry, settings.payment_provider)
+        parts = AdminParts(
+            calls,
+            Pager(keys.page_token),
+            installation,
+            keys.api_key_peppers[0],
+            self.anchors,
+            [self.clocks],
+            planned_invoice,
+        )
+        server.add(add_AdminServiceServicer_to_server, AdminServicer(parts))
+        return server
+
+
+def token_verifier(settings: Settings) -> JwtVerifier | None:
+    """What checks JWTs; None where no issuer is configured."""
+    if settings.jwt_issuer is None or settings.jwt_jwks_file is None:
+        return None
+    return JwtVerifier(Jwks(settings.jwt_jwks_file), settings.jwt_issuer, settings.jwt_audience)
+
+
+def wire(settings: Settings) -> Bus:
     """Join the contexts: ports filled, subscribers in order."""
     bus = Bus()
+    bus.provide(FeatureDefaults, settings.features)
     bus.provide(CollectionPlanner, Planner())  # type: ignore[type-abstract]
     reactions.subscribe(bus)
     return bus
@@ -160,14 +225,14 @@ async def open_application(
     urls = resolve_urls(settings)
     database = await Database.open(
         urls.application,
-        bus=wire(),
+        bus=wire(settings),
         max_size=pool_size or settings.pool_size,
         max_waiting=settings.pool_waiting,
         name=f"dunwell-{name}",
     )
     registry = providers(settings)
     try:
-        yield Application(settings, database, registry, Vault.of(settings.keys))
+        yield Application(settings, urls, database, registry, Vault.of(settings.keys))
     finally:
         await registry.close()
         await database.close()

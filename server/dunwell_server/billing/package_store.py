@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from psycopg.rows import args_row
@@ -20,7 +20,6 @@ from psycopg.rows import args_row
 from dunwell_server.billing.model import proration_from_json
 from dunwell_server.billing.packages import BillablePeriod, describe
 from dunwell_server.billing.ports import CollectionPlan
-from dunwell_server.billing.store.invoices import take_numbers
 from dunwell_server.kernel.calendar import Period
 from dunwell_server.kernel.ids import Prefix, encode, uuid7
 from dunwell_server.kernel.money import exponent
@@ -34,8 +33,7 @@ FIRST: Final[Position] = (date.min, UUID(int=0))
 """Before every engagement."""
 
 
-@dataclass(frozen=True, slots=True)
-class DueEngagement:
+class DueEngagement(NamedTuple):
     """An engagement with something to bill, and what its invoice takes from its client. Fields as `_COLUMNS`."""
 
     id: UUID
@@ -73,8 +71,7 @@ class DueEngagement:
         return self.next_bill_date, self.id
 
 
-@dataclass(frozen=True, slots=True)
-class PackageInvoice:
+class PackageInvoice(NamedTuple):
     """An invoice computed and not yet written. `billed_through` and `next_bill` are the engagement's afterwards."""
 
     id: UUID
@@ -114,8 +111,8 @@ class Scope:
         return "" if self.client_id is None else "AND e.client_id = %(client_id)s"
 
 
-# A chunk touches a few thousand rows whatever the size of the tables, and sessions keep the plans of prepared statements
-# from when tables were small: so everything is read by index, in the index's order.
+# A chunk touches a few thousand rows of tables that may grow a hundredfold during the run. So its statements are planned
+# anew each time (`prepare=False`: a kept plan would be that of small tables), and by index, in the index's order.
 READ_BY_INDEX: Final = """
 SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
        set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
@@ -136,12 +133,6 @@ NOT EXISTS (SELECT 1 FROM run_item i WHERE i.firm_id = e.firm_id AND i.subject_i
 """
 _BEHIND: Final = "(e.next_bill_date, e.id) > (%(after_date)s, %(after_id)s)"
 _ORDER: Final = "ORDER BY e.next_bill_date, e.id"
-_PAGE: Final = """
-WITH due AS MATERIALIZED (
-    SELECT e.* FROM engagement e WHERE {due} AND {behind} AND {not_done} {filter} {order} LIMIT %(limit)s {lock_engagement}
-)
-SELECT {columns} FROM due e JOIN client c ON c.firm_id = %(firm_id)s AND c.id = e.client_id {order} {lock_client}
-"""
 _NAMED: Final = f"""
 WITH due AS MATERIALIZED (
     SELECT e.* FROM unnest(%(ids)s::uuid[]) AS named (id) JOIN engagement e ON e.firm_id = %(firm_id)s AND e.id = named.id
@@ -196,24 +187,31 @@ async def is_any_left(uow: UnitOfWork, scope: Scope) -> bool:
 
 async def claim(uow: UnitOfWork, scope: Scope, after: Position, limit: int) -> list[DueEngagement]:
     """Lock the next due engagements behind `after`, with their clients; those that others hold are passed over."""
-    return await _page(
-        uow, scope, after, limit, "FOR NO KEY UPDATE OF e SKIP LOCKED", "FOR NO KEY UPDATE OF c SKIP LOCKED"
-    )
+    return await _fetch_due(uow, claim_statement(scope), _page_params(uow, scope, after, limit))
 
 
 async def page(uow: UnitOfWork, scope: Scope, after: Position, limit: int) -> list[DueEngagement]:
     """The same engagements as `claim`, without locks: for dry runs."""
-    return await _page(uow, scope, after, limit, "", "")
+    return await _fetch_due(uow, _page(scope, "", ""), _page_params(uow, scope, after, limit))
 
 
-async def _page(
-    uow: UnitOfWork, scope: Scope, after: Position, limit: int, lock_engagement: str, lock_client: str
-) -> list[DueEngagement]:
-    statement = _PAGE.format(
-        due=_DUE, behind=_BEHIND, not_done=_NOT_DONE, filter=scope.filter(), order=_ORDER, columns=_COLUMNS,
-        lock_engagement=lock_engagement, lock_client=lock_client,
-    )  # fmt: skip
-    return await _fetch_due(uow, statement, scope.params(uow, after_date=after[0], after_id=after[1], limit=limit))
+def claim_statement(scope: Scope) -> str:
+    """The statement of `claim`."""
+    return _page(scope, "FOR NO KEY UPDATE OF e SKIP LOCKED", "FOR NO KEY UPDATE OF c SKIP LOCKED")
+
+
+def _page(scope: Scope, lock_engagement: str, lock_client: str) -> str:
+    return f"""
+WITH due AS MATERIALIZED (
+    SELECT e.* FROM engagement e WHERE {_DUE} AND {_BEHIND} AND {_NOT_DONE} {scope.filter()}
+    {_ORDER} LIMIT %(limit)s {lock_engagement}
+)
+SELECT {_COLUMNS} FROM due e JOIN client c ON c.firm_id = %(firm_id)s AND c.id = e.client_id {_ORDER} {lock_client}
+"""
+
+
+def _page_params(uow: UnitOfWork, scope: Scope, after: Position, limit: int) -> dict[str, Any]:
+    return scope.params(uow, after_date=after[0], after_id=after[1], limit=limit)
 
 
 async def claim_named(uow: UnitOfWork, scope: Scope, ids: Sequence[UUID]) -> list[DueEngagement]:
@@ -223,7 +221,7 @@ async def claim_named(uow: UnitOfWork, scope: Scope, ids: Sequence[UUID]) -> lis
 
 async def _fetch_due(uow: UnitOfWork, statement: str, params: Mapping[str, Any]) -> list[DueEngagement]:
     async with uow.conn.cursor(row_factory=args_row(DueEngagement)) as cursor:
-        await cursor.execute(statement, params)
+        await cursor.execute(statement, params, prepare=False)
         return await cursor.fetchall()
 
 
@@ -232,7 +230,7 @@ async def covered(uow: UnitOfWork, due: Sequence[DueEngagement]) -> dict[UUID, l
     ids = [engagement.id for engagement in due if engagement.void_count]
     result: dict[UUID, list[Period]] = {}
     if ids:
-        cursor = await uow.conn.execute(_COVERED, {"firm_id": uow.firm_id, "ids": ids})
+        cursor = await uow.conn.execute(_COVERED, {"firm_id": uow.firm_id, "ids": ids}, prepare=False)
         for engagement_id, start, end in await cursor.fetchall():
             result.setdefault(engagement_id, []).append((start, end))
     return result
@@ -363,6 +361,10 @@ FROM pg_temp.package_invoice_stage_1
 # The number is the text that `numbering.format_number` gives.
 NUMBERED: Final = (
     """
+INSERT INTO invoice_series AS s (firm_id, series, next_no) VALUES (%(firm_id)s, %(series)s, 1 + %(count)s)
+ON CONFLICT (firm_id, series) DO UPDATE SET next_no = s.next_no + %(count)s
+""",
+    """
 INSERT INTO invoice (firm_id, id, client_id, engagement_id, run_id, origin, currency_code, series, series_no, number,
     issue_date, due_date, line_count, subtotal, total, finalize_time, paid_time, autopay_enabled, autopay_status,
     autopay_cadence, autopay_method_id, autopay_next_charge_time, create_time, update_time)
@@ -370,7 +372,9 @@ SELECT %(firm_id)s, s.id, s.client_id, s.engagement_id, %(run_id)s, 'RUN', s.cur
        %(series)s || '-' || lpad(n.no::text, greatest(%(padding)s, length(n.no::text)), '0'), %(issue_date)s, s.due_date,
        s.line_count, s.total, s.total, %(now)s, CASE WHEN s.total = 0 THEN %(now)s::timestamptz END, s.autopay_enabled,
        s.autopay_status, s.autopay_cadence, s.autopay_method_id, s.next_charge_time, %(now)s, %(now)s
-FROM pg_temp.package_invoice_stage_1 s CROSS JOIN LATERAL (SELECT %(first_no)s::bigint + s.position AS no) n
+FROM invoice_series v CROSS JOIN pg_temp.package_invoice_stage_1 s
+CROSS JOIN LATERAL (SELECT v.next_no - %(count)s + s.position AS no) n
+WHERE v.firm_id = %(firm_id)s AND v.series = %(series)s
 """,
     """
 INSERT INTO invoice_line (firm_id, invoice_id, line_no, kind, description, quantity, unit_price, amount_minor,
@@ -389,7 +393,10 @@ FROM pg_temp.package_line_stage_1
 
 async def write(uow: UnitOfWork, run_id: UUID, issue_date: date, series: str, padding: int, count: int) -> None:
     """Derive every row of the staged invoices: ledger, audit, events, engagements, items; then numbers, invoices, lines,
-    coverage. The database refuses what does not hold; nobody else may hold the engagements or their clients."""
+    coverage. The database refuses what does not hold; nobody else may hold the engagements or their clients.
+
+    Two round trips: a worker that is busy elsewhere must not keep the number counter waiting between statements.
+    """
     context = uow.context
     params: dict[str, Any] = {
         "firm_id": uow.firm_id,
@@ -398,14 +405,18 @@ async def write(uow: UnitOfWork, run_id: UUID, issue_date: date, series: str, pa
         "issue_date": issue_date,
         "series": series,
         "padding": padding,
+        "count": count,
         "actor": context.actor.label,
         "role": context.actor.role.value,
         "method": context.method,
         "request_id": context.request_id,
     }
-    for statement in UNNUMBERED:
-        await uow.execute(statement, params)
+    await _send(uow, UNNUMBERED, params)
     failpoint("packages.numbering")
-    params["first_no"] = await take_numbers(uow, series, count)
-    for statement in NUMBERED:
-        await uow.execute(statement, params)
+    await _send(uow, NUMBERED, params)
+
+
+async def _send(uow: UnitOfWork, statements: Sequence[str], params: Mapping[str, Any]) -> None:
+    async with uow.conn.pipeline():
+        for statement in statements:
+            await uow.conn.execute(statement, params, prepare=False)

@@ -36,6 +36,7 @@ MAX_LINES: Final = 32_767
 
 _DAY: Final = timedelta(days=1)
 _ONE: Final = Decimal(1)
+_INTERVALS: Final[dict[str, Interval]] = {interval.value: interval.interval for interval in BillingInterval}
 
 
 class PackageTerms(Protocol):
@@ -93,7 +94,7 @@ def billable_periods(
     """
     if engagement.pricing_mode == "HOURLY":
         return []
-    interval = BillingInterval(engagement.billing_interval).interval
+    interval = _INTERVALS[engagement.billing_interval]
     if interval is Interval.ONE_TIME:
         return _one_time(engagement, as_of, covered)
     in_advance = engagement.timing == "IN_ADVANCE"
@@ -106,7 +107,8 @@ def billable_periods(
         whole = clip(full, engagement.start_date, end)
         if whole is None:
             continue
-        for part in _uncovered(clip(whole, engagement.billed_through_date, None), covered):
+        rest = clip(whole, engagement.billed_through_date, None)
+        for part in _uncovered(rest, covered) if covered or rest is None else (rest,):
             if (part[0] if in_advance else part[1]) <= as_of:
                 amount, prorated = _price(engagement, part, whole, full, zone)
                 result.append(BillablePeriod(part[0], part[1], full[0], full[1], amount, prorated))
@@ -157,7 +159,7 @@ def next_bill_date(engagement: PackageTerms, billed_through: date, covered: Sequ
     """
     if engagement.pricing_mode == "HOURLY":
         return None
-    interval = BillingInterval(engagement.billing_interval).interval
+    interval = _INTERVALS[engagement.billing_interval]
     in_advance = engagement.timing == "IN_ADVANCE"
     start, end = engagement.start_date, engagement.end_date
     if interval is Interval.ONE_TIME:

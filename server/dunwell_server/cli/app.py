@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -186,6 +187,17 @@ def job_worker(index: Annotated[int, typer.Option(min=0)] = 0) -> None:
     from dunwell_server.cli import processes
 
     finish(lambda: processes.job_worker(load_settings(), index))
+
+
+@app.command("sandbox-gateway", hidden=True)
+def sandbox_gateway(
+    port: Annotated[int, typer.Option(min=0, max=65535)],
+    book: Annotated[Path, typer.Option(help="File of the gateway's own book.")],
+) -> None:
+    """The sandbox payment gateway; `serve` starts it."""
+    from dunwell_server.cli import processes
+
+    finish(lambda: processes.sandbox_gateway(port, book))
 
 
 def _refuse(message: str) -> int:

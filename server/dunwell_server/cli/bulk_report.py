@@ -9,7 +9,7 @@ from uuid import UUID
 
 from rich.markup import escape
 
-from dunwell_server.cli.output import Output, amounts, money, sum_amounts, table
+from dunwell_server.cli.output import Output, amount_lines, money, sum_amounts, table
 from dunwell_server.kernel.ids import Prefix, encode
 from dunwell_server.platform.database import UnitOfWork
 from dunwell_server.platform.runs import RunKind, RunState
@@ -25,12 +25,15 @@ _COLUMNS: Final = {
     RunKind.PACKAGES: ("CREATED", "SKIPPED", "FAILED"),
     RunKind.COLLECTION: ("CHARGED", "DECLINED", "WAITING", "SKIPPED", "FAILED"),
 }
-_HEADINGS: Final = {"WAITING": "Unknown/waiting"}
+_HEADINGS: Final = {"WAITING": "Waiting"}
 _COMMANDS: Final = {RunKind.PACKAGES: "generate-package-invoices", RunKind.COLLECTION: "process-recurring-charges"}
 
 _ITEMS: Final = """
-SELECT i.subject_type, i.subject_id, i.outcome, i.reason, i.message, i.amount_minor, i.currency_code, i.client_id, c.name AS client_name, i.detail
+SELECT i.subject_type, i.subject_id, i.outcome, i.reason, i.message, i.amount_minor, i.currency_code, i.client_id, c.name AS client_name, i.detail,
+       coalesce(v.number, e.name) AS name
 FROM run_item i LEFT JOIN client c ON c.firm_id = i.firm_id AND c.id = i.client_id
+LEFT JOIN invoice v ON v.firm_id = i.firm_id AND v.id = i.subject_id
+LEFT JOIN engagement e ON e.firm_id = i.firm_id AND e.id = i.subject_id
 WHERE i.firm_id = %(firm_id)s AND i.run_id = %(run_id)s AND (%(everything)s OR i.outcome NOT IN ('CREATED', 'CHARGED'))
 ORDER BY i.outcome <> 'FAILED', i.amount_minor DESC NULLS LAST, i.ordinal LIMIT %(limit)s
 """
@@ -54,6 +57,8 @@ class Item:
     client_id: UUID | None
     client_name: str | None
     detail: dict[str, Any] | None
+    name: str | None
+    """What people call it: an invoice's number, an engagement's name."""
 
     @property
     def subject(self) -> str:
@@ -71,7 +76,7 @@ class Item:
     def as_json(self) -> dict[str, Any]:
         """The item as `--json` gives it."""
         return {
-            "subject_type": self.subject_type, "subject_id": self.subject, "outcome": self.outcome, "reason": self.reason,
+            "subject_type": self.subject_type, "subject_id": self.subject, "name": self.name, "outcome": self.outcome, "reason": self.reason,
             "message": self.message, "client_id": encode(Prefix.CLIENT, self.client_id) if self.client_id else None,
             "client_name": self.client_name, "amount_minor": self.amount_minor, "currency_code": self.currency_code,
         }  # fmt: skip
@@ -101,7 +106,7 @@ def show(kind: RunKind, parts: Sequence[FirmPart], output: Output, *, dry_run: b
     for part in parts:
         _show_firm(kind, part, output, dry_run)
     if dry_run:
-        output.say("Dry run: nothing was written.")
+        output.say("\nDry run: nothing was written.")
 
 
 def _firms_table(kind: RunKind, parts: Sequence[FirmPart], dry_run: bool) -> Any:
@@ -115,7 +120,7 @@ def _firms_table(kind: RunKind, parts: Sequence[FirmPart], dry_run: bool) -> Any
         result.add_row(
             escape(part.firm.display_name),
             *(f"{counts.get(outcome, 0):,}" for outcome in outcomes),
-            amounts(part.run.amounts) if part.run else "–",
+            amount_lines(part.run.amounts) if part.run else "–",
         )
     if len(parts) > 1:
         result.add_section()
@@ -123,7 +128,7 @@ def _firms_table(kind: RunKind, parts: Sequence[FirmPart], dry_run: bool) -> Any
         result.add_row(
             "All firms",
             *(f"{sum(run.counts.get(outcome, 0) for run in found):,}" for outcome in outcomes),
-            amounts(sum_amounts(run.amounts for run in found)),
+            amount_lines(sum_amounts(run.amounts for run in found)),
             style="bold",
         )
     return result
@@ -132,14 +137,16 @@ def _firms_table(kind: RunKind, parts: Sequence[FirmPart], dry_run: bool) -> Any
 def _show_firm(kind: RunKind, part: FirmPart, output: Output, dry_run: bool) -> None:
     name = escape(part.firm.display_name)
     if part.error:
-        output.say(f"[red]{name}: {escape(part.error)}[/red]")
+        output.say(f"\n[red]{name}: {escape(part.error)}[/red]")
     elif part.run is not None and part.run.state is not RunState.SUCCEEDED:
         output.say(
-            f"[red]{name}: the run {part.run.state.value.lower()}: {escape(part.run.error or 'no reason given')}[/red]"
+            f"\n[red]{name}: the run {part.run.state.value.lower()}: {escape(part.run.error or 'no reason given')}[/red]"
         )
     skipped = part.reasons.get("SKIPPED")
     if skipped:
-        output.say(f"{name}, skipped: " + ", ".join(f"{_words(reason)} {count:,}" for reason, count in skipped.items()))
+        output.say(
+            f"\n{name}, skipped: " + ", ".join(f"{_words(reason)} {count:,}" for reason, count in skipped.items())
+        )
     for outcome, title in (("FAILED", "failed"), ("DECLINED", "declined"), ("WAITING", "waiting")):
         _show_items(output, f"{name}, {title}", [item for item in part.items if item.outcome == outcome])
     if dry_run:
@@ -161,7 +168,7 @@ def _show_items(output: Output, title: str, items: Sequence[Item]) -> None:
 def _what(item: Item) -> str:
     planned = (item.detail or {}).get("lines")
     if not planned:
-        return item.subject
+        return escape(item.name or item.subject)
     first = str(planned[0].get("description", item.subject))
     return escape(first if len(planned) == 1 else f"{first} and {len(planned) - 1} more")
 

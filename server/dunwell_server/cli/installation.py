@@ -21,8 +21,11 @@ def is_embedded(settings: Settings) -> bool:
 
 
 @contextmanager
-def database_of(settings: Settings) -> Iterator[None]:
-    """Have the embedded PostgreSQL run, where it is the one; whoever started it stops it, unless somebody else has come to use it."""
+def database_of(settings: Settings, *, keep: bool = True) -> Iterator[None]:
+    """Have the embedded PostgreSQL run, where it is the one. At the end it is stopped, unless somebody else uses it.
+
+    `keep`: leave one alone that ran before. Commands do; the service, to which it belongs, also stops one that a killed service left.
+    """
     if not is_embedded(settings):
         yield
         return
@@ -31,7 +34,7 @@ def database_of(settings: Settings) -> Iterator[None]:
     try:
         yield
     finally:
-        if server.started_here and not _is_used(server):
+        if (server.started_here or not keep) and not _is_used(server):
             server.stop()
 
 
@@ -47,7 +50,7 @@ def sandbox_book(settings: Settings) -> Path:
 
 def anchor_folder(settings: Settings) -> Path:
     """Where the audit chains' heads are anchored, outside of the database."""
-    return settings.data_dir / "audit-anchors"
+    return settings.data_dir / "anchors"
 
 
 def free_port() -> int:

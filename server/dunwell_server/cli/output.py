@@ -26,9 +26,14 @@ class Output:
 
     def say(self, text: str | Text | Table = "") -> None:
         """A line or table for people; nothing with `--json`."""
-        if not self.as_json:
+        if self.as_json:
+            return
+        if isinstance(text, Table):
+            self.out.print()
+            self.out.print(text)
+        else:
             # Text is not broken into lines: whoever reads it in a narrow window or a pipe gets whole lines.
-            self.out.print(text, soft_wrap=isinstance(text, str))
+            self.out.print(text, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Progress for people, on standard error; nothing with `--json`."""
@@ -44,7 +49,9 @@ class Output:
 
 def table(*columns: str, right: Iterable[str] = (), title: str | None = None) -> Table:
     """A table in the house style; the columns named in `right` are numbers."""
-    result = Table(box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    result = Table(
+        box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False, show_edge=False
+    )
     numbers = set(right)
     for name in columns:
         result.add_column(
@@ -59,8 +66,13 @@ def money(minor: int, currency: str) -> str:
 
 
 def amounts(by_currency: Mapping[str, int]) -> str:
-    """Sums per currency for people, the largest name last: `EUR 12.00 + USD 1,234.50`; a dash for nothing."""
+    """Sums per currency for people: `EUR 12.00 + USD 1,234.50`; a dash for nothing."""
     return " + ".join(money(int(minor), currency) for currency, minor in sorted(by_currency.items())) or "–"
+
+
+def amount_lines(by_currency: Mapping[str, int]) -> str:
+    """The same for a cell of a table: one line per currency."""
+    return "\n".join(money(int(minor), currency) for currency, minor in sorted(by_currency.items())) or "–"
 
 
 def sum_amounts(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:

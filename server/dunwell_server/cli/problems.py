@@ -57,7 +57,12 @@ def load_settings(**overrides: Any) -> Settings:
 def configure(settings: Settings, *, process: str) -> None:
     """Logging of a command that a person watches: errors only, unless the environment asks for more."""
     level = settings.log_level if "log_level" in settings.model_fields_set else "ERROR"
-    configure_logging(level=level, levels=settings.log_levels, form=settings.log_format, process=process)
+    configure_logging(level=level, levels=levels(settings), form=settings.log_format, process=process)
+
+
+def levels(settings: Settings) -> dict[str, str]:
+    """Log levels per module: those configured, and quiet for libraries that tell of every request."""
+    return {"httpx": "WARNING", "alembic": "WARNING", "apscheduler": "WARNING", **settings.log_levels}
 
 
 def run_async(work: Callable[[], Coroutine[Any, Any, int]]) -> None:

@@ -6,15 +6,18 @@ import asyncio
 import signal
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from dunwell_server.bootstrap import open_application
+from dunwell_server.cli.problems import levels
 from dunwell_server.config import Settings
 from dunwell_server.platform.logging import configure_logging, get_logger
 from dunwell_server.platform.loop_monitor import LoopMonitor
 from dunwell_server.platform.metrics import Exporter
 from dunwell_server.platform.migrate import head_revision
 from dunwell_server.rpc.startup import StartupError, check_database
+from dunwell_server.sandbox.__main__ import main as sandbox_main
 from dunwell_server.scheduler.ticks import start_ticks
 from dunwell_server.supervisor import die_with_supervisor
 
@@ -67,8 +70,14 @@ def job_worker(settings: Settings, index: int) -> int:
     return _run(work())
 
 
+def sandbox_gateway(port: int, book: Path) -> int:
+    """The sandbox gateway, which knows nothing of supervisors, as a child of ours."""
+    die_with_supervisor()
+    return sandbox_main(["--port", str(port), "--data", str(book)])
+
+
 def _configure(settings: Settings, name: str) -> None:
-    configure_logging(level=settings.log_level, levels=settings.log_levels, form=settings.log_format, process=name)
+    configure_logging(level=settings.log_level, levels=levels(settings), form=settings.log_format, process=name)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from rich.console import Console
 
 from dunwell_server.bootstrap import DatabaseUrls, migrate_database, resolve_urls
 from dunwell_server.cli.installation import database_of, free_port, is_embedded, sandbox_book, sandbox_url
+from dunwell_server.cli.problems import levels
 from dunwell_server.config import Settings
 from dunwell_server.platform.logging import configure_logging
 from dunwell_server.platform.migrate import head_revision
@@ -39,9 +39,7 @@ class Plan:
 
 def serve(settings: Settings) -> int:
     """Run everything until SIGTERM or SIGINT, then stop it in order. StartupError, SupervisorError, MigrationError."""
-    configure_logging(
-        level=settings.log_level, levels=settings.log_levels, form=settings.log_format, process="supervisor"
-    )
+    configure_logging(level=settings.log_level, levels=levels(settings), form=settings.log_format, process="supervisor")
     with installation(settings) as (settings, urls), reserved_port(settings) as settings:
         plan = plan_children(settings, urls)
         console = Console(stderr=True, highlight=False)
@@ -56,7 +54,7 @@ def serve(settings: Settings) -> int:
 @contextmanager
 def installation(settings: Settings) -> Iterator[tuple[Settings, DatabaseUrls]]:
     """The database, running, of this release and fit to be used; the embedded one ends with the block."""
-    with database_of(settings):
+    with database_of(settings, keep=False):
         development = settings.environment == "development"
         urls = resolve_urls(settings, accept_owner=development)
         if development and urls.owner is not None:
@@ -96,7 +94,7 @@ def plan_children(settings: Settings, urls: DatabaseUrls) -> Plan:
         probe_port("127.0.0.1", port)
         gateway = f"http://127.0.0.1:{port}"
         book = sandbox_book(settings)
-        command = (sys.executable, "-m", "dunwell_server.sandbox", "--port", str(port), "--data", str(book))
+        command = python_child(SANDBOX, "sandbox-gateway", "--port", str(port), "--book", str(book))
         children.append(ChildSpec(SANDBOX, command, ready=_http_probe(f"{gateway}/healthz"), stop_timeout=5.0))
         environment["DUNWELL_SANDBOX_URL"] = gateway
     elif settings.enable_sandbox and settings.sandbox_url:

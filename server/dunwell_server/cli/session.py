@@ -8,15 +8,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
-from dunwell_server.bootstrap import Application, open_application, resolve_urls
+import psycopg
+
+from dunwell_server.bootstrap import Application, DatabaseUrls, open_application, resolve_urls
 from dunwell_server.cli.installation import database_of
-from dunwell_server.cli.problems import configure, load_settings
+from dunwell_server.cli.problems import USAGE, CommandError, configure, load_settings
 from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.kernel.ids import Prefix, decode, encode
 from dunwell_server.platform.context import Actor, CallContext, Role
 from dunwell_server.platform.database import Database
-from dunwell_server.platform.migrate import head_revision
-from dunwell_server.rpc.startup import check_database
+from dunwell_server.platform.migrate import APP_ROLE, head_revision
+from dunwell_server.rpc.startup import StartupError, check_database
 
 _FIRMS = """
 SELECT f.id, f.display_name, f.mode, f.state, c.now_time IS NOT NULL AS on_test_clock
@@ -62,9 +64,25 @@ async def application(command: str, *, pool_size: int = 6) -> AsyncIterator[Appl
     settings = load_settings()
     configure(settings, process=f"cli:{command}")
     with database_of(settings):
-        await check_database(resolve_urls(settings).application, head_revision())
+        await _check(resolve_urls(settings))
         async with open_application(settings, name=f"dunwell {command}", pool_size=pool_size) as app:
             yield app
+
+
+async def _check(urls: DatabaseUrls) -> None:
+    """Refuse a database that cannot be worked on, and say what to do: StartupError, CommandError."""
+    try:
+        await check_database(urls.application, head_revision())
+    except StartupError:
+        if urls.owner is not None and not await _has_roles(urls.owner):
+            raise CommandError("the database is not set up yet: run `dunwell migrate`", USAGE) from None
+        raise
+
+
+async def _has_roles(owner_url: str) -> bool:
+    async with await psycopg.AsyncConnection.connect(owner_url, connect_timeout=5) as connection:
+        cursor = await connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [APP_ROLE])
+        return await cursor.fetchone() is not None
 
 
 async def firms(database: Database, command: str, firm_id: str | None) -> list[FirmRow]:

@@ -31,7 +31,7 @@ _HARMLESS_NAMES = frozenset({"key_id", "tokens", "credential_id", "card_brand", 
 _SECRET_TEXT = re.compile(
     r"""
       dw_(?:test|live)_[0-9a-z]+_[0-9A-Za-z_-]+          # our API keys
-    | (?:sk|rk|pk|whsec)_[0-9A-Za-z_]{8,}                # Stripe
+    | (?<![0-9A-Za-z])(?:sk|rk|pk|whsec)_[0-9A-Za-z_]{8,}                # Stripe
     | rzp_(?:test|live)_[0-9A-Za-z]{8,}                  # Razorpay
     | (?:Bearer|Basic)\s+[0-9A-Za-z._~+/=-]{8,}
     | eyJ[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]+\.[0-9A-Za-z_-]*  # JWT

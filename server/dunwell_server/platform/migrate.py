@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import LiteralString, cast
 
 import psycopg
 from alembic import command, op
@@ -79,7 +78,7 @@ def run_sql(statements: str) -> None:
     connection = op.get_bind().connection.driver_connection
     if connection is None:
         raise MigrationError("The migration has no connection.")
-    connection.execute(cast(LiteralString, statements))
+    connection.execute(statements)
 
 
 def run_sql_file(name: str) -> None:

@@ -116,6 +116,16 @@ control_run = control_table(
     one_of("state", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"),
 )
 
+control_run_part = control_table(
+    "run_part",
+    Column("run_id", UUID(), nullable=False),
+    Column("firm_id", UUID(), nullable=False),
+    Column("state", Text, nullable=False, server_default=text("'WAITING'")),
+    PrimaryKeyConstraint("run_id", "firm_id"),
+    one_of("state", "WAITING", "STARTED", "DONE"),
+    Index("run_part_open_idx", "firm_id", postgresql_where=text("state <> 'DONE'")),
+)
+
 control_audit_event = control_table(
     "audit_event",
     Column("id", UUID(), primary_key=True),

@@ -62,13 +62,13 @@ def to_rpc_status(error: DunwellError) -> RpcStatus:
         info = error_details_pb2.RetryInfo()
         info.retry_delay.FromMilliseconds(round(retry_after * 1000))
         _add(status, info)
+    kind, name = (_cut(part, _MAX_FIELD_BYTES) for part in error.resource or ("", ""))
     if error.resource is not None:
-        kind, name = error.resource
-        _add(status, error_details_pb2.ResourceInfo(resource_type=kind, resource_name=_cut(name, _MAX_FIELD_BYTES)))
+        _add(status, error_details_pb2.ResourceInfo(resource_type=kind, resource_name=name))
     if entry.precondition:
-        subject = "/".join(error.resource) if error.resource else ""
+        subject = f"{kind}/{name}" if error.resource is not None else ""
         failure = error_details_pb2.PreconditionFailure()
-        failure.violations.add(type=error.reason.value, subject=_cut(subject, _MAX_FIELD_BYTES), description=message)
+        failure.violations.add(type=error.reason.value, subject=subject, description=message)
         _add(status, failure)
     if entry.quota:
         quota = error_details_pb2.QuotaFailure()

@@ -10,9 +10,10 @@ from typing import Any, Final
 from uuid import UUID
 
 from dunwell.v1 import money_pb2, run_pb2
-from dunwell_server.kernel.ids import Prefix
+from dunwell_server.kernel.errors import DunwellError, Reason
+from dunwell_server.kernel.ids import Prefix, encode
 from dunwell_server.kernel.money import Money
-from dunwell_server.platform import runs
+from dunwell_server.platform import all_firms, runs
 from dunwell_server.platform.context import CallContext
 from dunwell_server.platform.database import Database, UnitOfWork
 from dunwell_server.platform.runs import ItemCursor, Run, RunItem, RunKind
@@ -153,3 +154,15 @@ def _id(prefix: Prefix, text: str | None) -> str:
 def _named(enum: Any, prefix: str, name: str) -> Any:
     """The enum's value of that name; UNSPECIFIED for one that a newer release has written."""
     return enum.Value(prefix + name) if prefix + name in enum.keys() else 0  # noqa: SIM118 - an enum wrapper is no mapping
+
+
+async def tail_all_firms(database: Database, context: CallContext, run_id: UUID) -> AsyncIterator[run_pb2.RunProgress]:
+    """The progress of a run over all firms until it ends; its items belong to its parts. RESOURCE_NOT_FOUND."""
+    while True:
+        run = await all_firms.get(database, context, run_id)
+        if run is None:
+            raise DunwellError(Reason.RESOURCE_NOT_FOUND, "No such run.", resource=("Run", encode(Prefix.RUN, run_id)))
+        yield run_pb2.RunProgress(run=run_message(run, None), last=run.state.is_final)
+        if run.state.is_final:
+            return
+        await asyncio.sleep(LIFE_SECONDS / 6)

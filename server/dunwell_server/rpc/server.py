@@ -40,6 +40,7 @@ REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.Se
 MAX_PLAIN_STREAMS = 200
 MAX_RPCS = 4000
 CONNECTION_AGE = 30 * 60
+MIN_DRAIN = 0.05
 
 
 def channel_options(settings: Settings, *, shared_port: bool, max_bytes: int) -> list[tuple[str, int]]:
@@ -212,7 +213,8 @@ class RpcServer:
         if self._health is not None:
             await self._health.stop()
         log.info("draining", streams=len(self._streams), background=len(self.background))
-        await asyncio.sleep(settings.drain_delay)
+        # At least long enough for health watchers to have been told.
+        await asyncio.sleep(max(settings.drain_delay, MIN_DRAIN))
         self._streams.end_all(DunwellError(Reason.SHUTTING_DOWN, "The server is about to stop; go on at another."))
         # Calls wait for the work they started, so both get the same time.
         await asyncio.gather(self._server.stop(settings.shutdown_grace), self.background.drain(settings.shutdown_grace))

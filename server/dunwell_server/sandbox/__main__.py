@@ -7,19 +7,20 @@ import asyncio
 import signal
 import sqlite3
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from dunwell_server.sandbox.server import serve
 
 
-def main() -> int:
-    """Parses the command line and serves. Exit code 1 when the port or the book is not to be had."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parses the command line (or `arguments`) and serves. Exit code 1 when the port or the book is not to be had."""
     parser = argparse.ArgumentParser(prog="python -m dunwell_server.sandbox", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=4280, help="port to listen on; 0 takes a free one")
     parser.add_argument("--data", type=Path, required=True, help="file of the gateway's own book (SQLite)")
     parser.add_argument("--allow-reset", action="store_true", help="allow POST /control/reset to empty the book")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     # uvicorn finishes its work and then raises the signal again, for the handler that was there before it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:

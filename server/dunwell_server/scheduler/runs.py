@@ -11,8 +11,9 @@ from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.platform import runs
 from dunwell_server.platform.context import CallContext
 from dunwell_server.platform.database import Database, UnitOfWork
-from dunwell_server.platform.runs import Run, RunExecutor, RunState
+from dunwell_server.platform.runs import Run, RunExecutor, RunKind, RunState
 from dunwell_server.platform.work import WorkKind
+from dunwell_server.scheduler.all_firms import has_parts, serve_parts
 
 _TRANSIENT = frozenset(
     {
@@ -35,13 +36,18 @@ class RunHandler:
         self._executors = {executor.kind: executor for executor in executors}
 
     async def next_due(self, uow: UnitOfWork) -> datetime | None:
-        """Now, while a run is open."""
-        return uow.machine_now if await runs.open_run(uow) else None
+        """Now, while a run is open, or a part of a run over all firms."""
+        return uow.machine_now if await runs.open_run(uow) or await has_parts(uow) else None
 
     async def work(self, database: Database, context: CallContext) -> None:
         """Execute the oldest open run; the next call takes the next one."""
         async with database.transaction(context, write=False) as uow:
-            run = await runs.open_run(uow)
+            run, parts = await runs.open_run(uow), await has_parts(uow)
+        # Written apart: a firm whose clock is advancing takes no other changes, and its open run is that advance.
+        if parts and (run is None or run.kind is not RunKind.CLOCK):
+            async with database.transaction(context) as uow:
+                await serve_parts(uow)
+                run = await runs.open_run(uow)
         if run is not None:
             await self.execute(database, context, run)
 

@@ -72,7 +72,7 @@ class Book:
         assert await self.rows() == before
         return caught.value
 
-    async def rows(self) -> dict[str, int]:
+    async def rows(self) -> dict[str, tuple[int, int]]:
         """How many rows and versions the firm has, by table: what a refusal must leave as it was."""
         statement = """
             SELECT 'client' AS what, count(*), sum(version) FROM client UNION ALL
@@ -158,7 +158,7 @@ class Book:
     async def sql(self, statement: str, *params: Any) -> list[dict[str, Any]]:
         """Plain SQL as the application's role, in the firm."""
         async with self.db.transaction(self.context) as uow, uow.conn.cursor() as cursor:
-            await cursor.execute(statement, params)  # type: ignore[arg-type]
+            await cursor.execute(statement, params)
             if cursor.description is None:
                 return []
             names = [column.name for column in cursor.description]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,7 @@ async def db(database_urls: support.DatabaseUrls) -> AsyncIterator[Database]:
 def make_book(db: Database) -> MakeBook:
     """A firm at `NOON` on a test clock (or at `clock`), with the means to fill and read its book."""
 
-    async def make(clock: datetime = NOON, **settings: object) -> Book:
+    async def make(clock: datetime = NOON, **settings: Any) -> Book:
         context: CallContext = await support.add_firm(db, clock=clock, **settings)
         recorder = db.bus.port(Recorder)
         recorder.reset()

@@ -75,7 +75,7 @@ async def test_the_stored_state_is_the_derived_state_over_every_combination(book
             AS c (open_chargebacks, lost_disputes, retry_pending, retries_exhausted)
     """
     params = [list(column) for group in (amounts, times, counts) for column in zip(*group, strict=True)]
-    seen = defaultdict(int)
+    seen: dict[str, int] = defaultdict(int)
     for facts in await book.sql(f"SELECT *, {row['expression']} AS stored FROM ({columns}) AS i", *params):
         stored = facts.pop("stored")
         paid = facts["amount_received"] - facts["amount_refunded"] - facts["amount_charged_back"]

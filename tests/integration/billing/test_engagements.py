@@ -147,7 +147,7 @@ async def test_an_end_to_come_leaves_it_active_until_that_day(book: Book) -> Non
         (engagements.end_engagement, (date(2026, 5, 1),)),
         (engagements.update_engagement, ({"name": "x"},)),
     ):
-        error = await book.refused(use_case, agreed.id, *arguments)  # type: ignore[arg-type]
+        error = await book.refused(use_case, agreed.id, *arguments)
         assert (error.reason, error.metadata["state"]) == (Reason.STATE_CONFLICT, "ENDED")
 
 

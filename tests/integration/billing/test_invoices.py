@@ -6,7 +6,8 @@ import asyncio
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from uuid import uuid4
+from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -53,8 +54,7 @@ async def test_a_draft_finalised_later_is_the_same_as_one_finalised_at_once(book
     sent = await book.do(invoices.finalize_invoice, draft.id)
     at_once = await book.sent(client, "10", "20")
     assert sent == await book.get(draft)
-    same = {"id": sent.id, "number": sent.number, "series_no": 1, "version": 2}
-    assert replace(at_once, **same) == sent
+    assert replace(at_once, id=sent.id, number=sent.number, series_no=1, version=2) == sent
     assert (sent.number, at_once.number) == ("INV-2026-000001", "INV-2026-000002")
 
 
@@ -201,7 +201,13 @@ async def test_a_sent_invoice_keeps_all_but_its_labels(book: Book) -> None:
     sent = await book.sent(await book.client(), "1")
     changed = await book.do(invoices.update_invoice, sent.id, {"metadata": {"a": "b"}, "external_id": "E"})
     assert (changed.metadata, changed.external_id, changed.state) == ({"a": "b"}, "E", "SENT")
-    for change in ({"memo": "x"}, {"lines": []}, {"due_date": None}, {"payment_terms_days": 3, "metadata": {}}):
+    changes: list[dict[str, Any]] = [
+        {"memo": "x"},
+        {"lines": []},
+        {"due_date": None},
+        {"payment_terms_days": 3, "metadata": {}},
+    ]
+    for change in changes:
         error = await book.refused(invoices.update_invoice, sent.id, change)
         assert (error.reason, error.metadata["state"]) == (Reason.STATE_CONFLICT, "SENT")
 
@@ -278,7 +284,8 @@ async def test_pages_are_complete_ordered_and_filtered(book: Book) -> None:
     made += [await book.sent(two, "0")]
 
     async def pages(query: InvoiceQuery) -> list[str]:
-        found, after = [], None
+        found: list[str] = []
+        after: tuple[datetime, UUID] | None = None
         while True:
             page = await book.see(invoices.list_invoices, query, PageRequest(2, after))
             if not page:

@@ -248,11 +248,11 @@ async def test_modes_are_never_mixed_and_a_missing_account_is_named(world: World
             return await methods.resolve_account(uow, provider)
 
     assert (await refused(resolve_at("stripe"))).reason is Reason.PROVIDER_NOT_CONFIGURED
-    sealed, key_id = VAULT.encrypt({"secret_key": "x"}, account_aad(world.firm_id, "stripe"))
+    sealed, key_id = VAULT.encrypt({"secret_key": "x"}, account_aad(None, "stripe"))
     async with world.db.transaction(support.context(None)) as uow:
         await uow.execute(
-            "INSERT INTO control.provider_account (id, firm_id, provider, mode, credentials, key_id) VALUES (%s, %s, 'stripe', 'LIVE', %s, %s)",
-            (uuid7(), world.firm_id, sealed, key_id),
+            "INSERT INTO control.provider_account (id, firm_id, provider, mode, credentials, key_id) VALUES (%s, NULL, 'stripe', 'LIVE', %s, %s)",
+            (uuid7(), sealed, key_id),
         )
     assert (await refused(resolve_at("stripe"))).reason is Reason.PROVIDER_MODE_MISMATCH
     assert client.id

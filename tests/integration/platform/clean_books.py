@@ -11,6 +11,7 @@ from dunwell_server.platform import audit_chain
 from dunwell_server.platform.context import system_context
 from dunwell_server.platform.database import Database
 from tests import support
+from tests.integration.platform.horizon import past_horizon
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,15 @@ async def clean_books(db: Database, owner_url: str) -> Books:
         await connection.execute("SET session_replication_role = replica")
         for statement in _ROWS.split(";\n"):
             if statement.strip():
-                await connection.execute(statement, values)  # type: ignore[arg-type]
+                await connection.execute(statement, values)
         await connection.execute(
             "INSERT INTO control.provider_account (id, firm_id, provider, mode, credentials, key_id) VALUES (%s, %s, 'sandbox', 'TEST', '', 'k')",
             (books.account, books.firm),
         )
         await connection.execute(
-            "INSERT INTO control.test_clock (firm_id, id, start_time, now_time) VALUES (%s, %s, now(), now())", (books.firm, uuid.uuid4())
+            "INSERT INTO control.test_clock (firm_id, id, start_time, now_time) VALUES (%s, %s, now(), now())",
+            (books.firm, uuid.uuid4()),
         )
+    await past_horizon(db)
     await db.run(system_context(books.firm, "job:seal", upkeep=True), audit_chain.seal_batch)
     return books

@@ -450,7 +450,7 @@ async def test_a_signal_ends_the_process_with_zero(tmp_path: Path, number: signa
         failed = await failure(stream.read())
     _, log = await asyncio.wait_for(process.communicate(), 10)
     assert process.returncode == 0, log.decode()
-    assert failed.reason == "SHUTTING_DOWN"
+    assert failed.reason == "SHUTTING_DOWN", failed
     assert '"level":"error"' not in log.decode()
     assert "Traceback" not in log.decode()
 

@@ -328,7 +328,8 @@ async def test_a_collection_run_streams_its_progress_and_a_repeat_finds_it(serve
 async def test_a_run_over_all_firms_is_for_admins_who_name_none(served: Served) -> None:
     everyone = pb.ProcessRecurringChargesRequest(all_firms=True)
     [message] = await progress(served, everyone, role=Role.ADMIN)
-    assert message.run.id == text(Prefix.RUN, served.all_firms.started) if served.all_firms.started else False
+    assert served.all_firms.started is not None
+    assert message.run.id == text(Prefix.RUN, served.all_firms.started)
     for role in (Role.FIRM_ADMIN, Role.OPERATOR):
         request = pb.ProcessRecurringChargesRequest(all_firms=True, request_id=str(uuid4()))
         stream = served.stub.ProcessRecurringCharges(request, metadata=served.metadata(role))

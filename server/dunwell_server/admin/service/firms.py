@@ -76,7 +76,7 @@ async def create(uow: UnitOfWork, new: NewFirm, installation: Installation) -> F
     if not await firms.insert(uow, firm_id, new):
         raise await _taken(uow, new.external_id or "")
     if new.mode == "TEST" and SANDBOX in installation.registry.names:
-        sealed = installation.vault.encrypt({"api_key": f"sk_test_{firm_id.hex}"}, account_aad(firm_id, SANDBOX))
+        sealed = installation.vault.encrypt({"secret_key": f"sk_test_{firm_id.hex}"}, account_aad(firm_id, SANDBOX))
         await firms.add_account(uow, uuid7(), firm_id, SANDBOX, "TEST", sealed)
     await uow.enter(firm_id)
     settled = await _with_provider(uow, await get(uow, firm_id), installation)

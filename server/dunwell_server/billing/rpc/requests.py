@@ -67,11 +67,17 @@ def new_client(message: client_pb2.Client) -> NewClient:
 
 def client_changes(message: client_pb2.Client, fields: Iterable[str]) -> dict[str, Any]:
     """The columns of the named fields, from a message that has their new values."""
-    return {name: _CLIENT_READERS.get(name, _text)(message, name) for name in fields}
+    readers: dict[str, Callable[[Any, str], Any]] = {name: _CLIENT_READERS.get(name, _text) for name in fields}
+    return {name: read(message, name) for name, read in readers.items()}
 
 
 def _text(message: Any, name: str) -> str | None:
     return getattr(message, name) or None
+
+
+def _required(message: Any, name: str) -> str:
+    text: str = getattr(message, name)
+    return text
 
 
 def _labels(message: Any, name: str) -> dict[str, str]:
@@ -91,7 +97,7 @@ _CLIENT_FIELDS: Final = (
     "metadata",
 )  # fmt: skip
 _CLIENT_READERS: Final[dict[str, Callable[[Any, str], Any]]] = {
-    "name": getattr,
+    "name": _required,
     "address": _address,
     "payment_terms_days": optional_value,
     "metadata": _labels,

@@ -23,15 +23,15 @@ from dunwell_server.platform.runs import RunItem, RunKind
 from dunwell_server.rpc.converters import date_message, optional_date, optional_id
 
 
-class RunGate(Protocol):
-    """What starts runs over all firms, and tells how any run goes."""
+class AllFirms(Protocol):
+    """What starts runs over all firms, and tells how they go."""
 
-    async def start_all(self, uow: UnitOfWork, kind: RunKind, params: dict[str, Any], *, dry_run: bool) -> UUID:
-        """Queue a run for every active firm that lives in real time, under a run over all; `uow` is firmless."""
+    async def start(self, uow: UnitOfWork, kind: RunKind, params: dict[str, Any], *, dry_run: bool) -> UUID:
+        """Queue a run for every active firm that lives in real time, under one run over all; `uow` is firmless."""
         ...
 
-    def tail(self, context: CallContext, run_id: UUID, *, omit_items: bool) -> AsyncIterator[run_pb2.RunProgress]:
-        """The run's progress until it ends."""
+    def tail(self, context: CallContext, run_id: UUID) -> AsyncIterator[run_pb2.RunProgress]:
+        """The progress of the run over all until it ends."""
         ...
 
 

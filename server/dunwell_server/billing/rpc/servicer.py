@@ -10,7 +10,7 @@ from dunwell.v1 import billing_service_pb2 as pb
 from dunwell.v1 import client_pb2, engagement_pb2, invoice_pb2, run_pb2
 from dunwell.v1.billing_service_pb2_grpc import BillingServiceServicer
 from dunwell_server.billing.rpc import messages, requests
-from dunwell_server.billing.rpc.runs import RunGate, all_firms_params, check_reach, start_package_run
+from dunwell_server.billing.rpc.runs import AllFirms, all_firms_params, check_reach, planned_invoice, start_package_run
 from dunwell_server.billing.service import clients, closing, engagements, invoices, preview
 from dunwell_server.billing.store.rows import PageRequest
 from dunwell_server.kernel.ids import Prefix
@@ -21,14 +21,15 @@ from dunwell_server.rpc.calls import Calls
 from dunwell_server.rpc.converters import Pager, expected_version, id_value, optional_date
 from dunwell_server.rpc.current import current_call
 from dunwell_server.rpc.field_masks import apply_mask, checked_paths, top_level
+from dunwell_server.rpc.run_progress import tail_run
 
 
 class BillingServicer(BillingServiceServicer):
     """Clients, engagements and invoices."""
 
-    def __init__(self, calls: Calls, run_gate: RunGate, page_key: bytes) -> None:
+    def __init__(self, calls: Calls, all_firms: AllFirms, page_key: bytes) -> None:
         self._calls = calls
-        self._runs = run_gate
+        self._all_firms = all_firms
         self._pager = Pager(page_key)
 
     # Clients -----------------------------------------------------------------------------------------------------
@@ -247,10 +248,13 @@ class BillingServicer(BillingServiceServicer):
             if not request.all_firms:
                 return await start_package_run(uow, request)
             params = all_firms_params(request)
-            return await self._runs.start_all(uow, RunKind.PACKAGES, params, dry_run=request.dry_run)
+            return await self._all_firms.start(uow, RunKind.PACKAGES, params, dry_run=request.dry_run)
 
         def tail(call: CallContext, run_id: UUID) -> AsyncIterator[run_pb2.RunProgress]:
-            return self._runs.tail(call, run_id, omit_items=request.omit_items)
+            if call.firm_id is None:
+                return self._all_firms.tail(call, run_id)
+            omit = request.omit_items
+            return tail_run(self._calls.database, call, run_id, omit_items=omit, planned=planned_invoice)
 
         async for progress in self._calls.run(request, start, tail):
             yield pb.GeneratePackageInvoicesResponse(progress=progress)

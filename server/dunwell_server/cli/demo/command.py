@@ -14,28 +14,33 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 from pydantic import SecretStr
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
 from dunwell_server.admin.jobs import ensure_admin_key
 from dunwell_server.bootstrap import DatabaseUrls, open_application
 from dunwell_server.cli import bulk, bulk_report
 from dunwell_server.cli.demo import build, screen, state
-from dunwell_server.cli.demo.story import HARBOUR
+from dunwell_server.cli.demo.story import HARBOUR, LANTERN
 from dunwell_server.cli.installation import is_embedded, sandbox_book
 from dunwell_server.cli.output import Output
-from dunwell_server.cli.problems import USAGE, CommandError
+from dunwell_server.cli.problems import USAGE, CommandError, describe, levels
 from dunwell_server.cli.serve import Plan, installation, local_address, plan_children, reserved_port
 from dunwell_server.cli.session import firms
 from dunwell_server.config import Settings, is_loopback
+from dunwell_server.kernel.ids import Prefix, decode
 from dunwell_server.platform.embedded import EmbeddedPostgres
 from dunwell_server.platform.logging import configure_logging
 from dunwell_server.platform.runs import RunKind
 from dunwell_server.supervisor import Supervisor, SupervisorError
 
+COMPANIES = (HARBOUR, LANTERN)
 LOG = "demo.log"
 ADMIN_KEY = "admin-key"
+_FIRMS = "SELECT count(*) FROM control.firm WHERE id = ANY(%s)"
 
 
 def demo(settings: Settings, *, once: bool, reset: bool) -> int:
@@ -67,27 +72,45 @@ class _Demo:
 
     async def run(self, *, once: bool) -> int:
         """Set up what is missing, show how things stand, and serve until told to stop."""
-        warm = await self._during(self._prepare, jobs=0, once=once)
-        if warm is None:
+        warm = self._state.complete and await self._remembers()
+        if (once or not warm) and not await self._briefly(lambda plan: self._prepare(plan, warm)):
             return 130
         if once:
+            self._output.say("\nEverything was shown once; without --once it keeps serving.")
             return 0
         plan = self._plan(self._settings.jobs)
 
         async def ready() -> None:
-            screen.how_to_try(self._output, self._settings, self._state, plan.sandbox)
+            try:
+                if warm:
+                    await self._show(warm)
+                screen.how_to_try(self._output, self._settings, self._state, plan.sandbox)
+            except Exception as error:
+                self._output.say(f"[red]{escape(describe(error)[0])}; `dunwell demo --reset` begins anew[/red]")
 
-        await Supervisor(plan.children, on_ready=ready).run()
+        with self._output.err.status("Starting the service …") as status:
+            serving = asyncio.create_task(Supervisor(plan.children, on_ready=_then(status.stop, ready)).run())
+            await serving
         self._output.say("\nStopped. `make run` starts it again with the same data.")
         return 0
+
+    async def _remembers(self) -> bool:
+        """Whether the firms of the last time are in the database."""
+        ids = [decode(Prefix.FIRM, firm.firm_id, "firm") for firm in self._state.firms.values()]
+        async with await psycopg.AsyncConnection.connect(self._urls.application) as connection:
+            row = await (await connection.execute(_FIRMS, [ids])).fetchone()
+        return row is not None and row[0] == len(COMPANIES)
 
     def _plan(self, jobs: int, **environment: str) -> Plan:
         plan = plan_children(self._settings.model_copy(update={"jobs": jobs}), self._urls)
         return replace(plan, children=[replace(child, env={**child.env, **environment}) for child in plan.children])
 
-    async def _during(self, work: Callable[[Plan, bool], Awaitable[None]], *, jobs: int, once: bool) -> bool | None:
-        """Do `work` while the service runs; None where a signal came in between. SupervisorError where it does not start."""
-        plan, ready = self._plan(jobs, DUNWELL_DRAIN_DELAY="0"), asyncio.Event()
+    async def _briefly(self, work: Callable[[Plan], Awaitable[None]]) -> bool:
+        """Do `work` while the service runs without job workers; False where a signal came in between.
+
+        Raises SupervisorError where the service does not start.
+        """
+        plan, ready = self._plan(0, DUNWELL_DRAIN_DELAY="0"), asyncio.Event()
 
         async def announce() -> None:
             ready.set()
@@ -97,14 +120,14 @@ class _Demo:
 
         async def act() -> None:
             await ready.wait()
-            await work(plan, once)
+            await work(plan)
 
         acting = asyncio.create_task(act())
         try:
             await asyncio.wait({running, acting}, return_when=asyncio.FIRST_COMPLETED)
             if not acting.done():
                 await running  # raises where a process could not be started
-                return None
+                return False
             acting.result()
             return True
         finally:
@@ -113,23 +136,22 @@ class _Demo:
             with suppress(SupervisorError):
                 await running
 
-    async def _prepare(self, plan: Plan, once: bool) -> None:
-        output, settings = self._output, self._settings
-        output.say("  [green]✓[/green] RPC server and sandbox payment gateway")
-        remembered = self._state.firms.get(HARBOUR.external_id)
-        warm = self._state.complete and remembered is not None and await build.opens(self._address, remembered)
-        if warm:
-            output.say("  [green]✓[/green] the demonstration's data from before is there\n")
-        else:
-            await self._set_up(plan)
-        self._state.address = self._address
-        state.save(settings.data_dir, self._state, screen.variables(self._state))
-        firm = self._state.firms[HARBOUR.external_id]
-        await screen.standing(output, self._address, firm)
+    async def _prepare(self, plan: Plan, warm: bool) -> None:
+        self._output.say("  [green]✓[/green] RPC server and sandbox payment gateway")
         if not warm:
-            screen.keys(output, self._state, settings.data_dir)
-        if once:
-            output.say("Everything was shown once; without --once it keeps serving.")
+            await self._set_up(plan)
+        await self._show(warm)
+
+    async def _show(self, warm: bool) -> None:
+        """How the main firm stands, and the keys where they are new."""
+        output, data_dir = self._output, self._settings.data_dir
+        if warm:
+            output.say("  [green]✓[/green] the demonstration's data from before is there")
+        self._state.address = self._address
+        state.save(data_dir, self._state, screen.variables(self._state))
+        await screen.standing(output, self._address, self._state.firms[HARBOUR.external_id])
+        if not warm:
+            screen.keys(output, self._state, data_dir)
 
     async def _set_up(self, plan: Plan) -> None:
         settings, output = self._settings.model_copy(update={"sandbox_url": plan.sandbox}), self._output
@@ -155,6 +177,14 @@ class _Demo:
             except CommandError as error:
                 raise CommandError(f"{error}; `dunwell demo --reset` begins anew") from error
         self._output.say(f"  [green]✓[/green] two firms with {build.clients_count()} clients, set up over gRPC")
+
+
+def _then(first: Callable[[], None], second: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    async def both() -> None:
+        first()
+        await second()
+
+    return both
 
 
 def _database(urls: DatabaseUrls) -> dict[str, object]:
@@ -183,7 +213,7 @@ def _reset(settings: Settings, output: Output) -> None:
     book = sandbox_book(settings)
     for path in (book, *book.parent.glob(f"{book.name}-*"), settings.data_dir / ADMIN_KEY):
         path.unlink(missing_ok=True)
-    for path in (settings.data_dir / "audit-anchors").glob("*.jsonl"):
+    for path in (settings.data_dir / "anchors").glob("*.jsonl"):
         path.unlink()
     output.say(f"The database, the sandbox's book and the keys in {settings.data_dir} are deleted.")
 
@@ -201,7 +231,7 @@ def _logging_to(path: Path, settings: Settings, output: Output) -> Iterator[None
     output.out, output.err = Console(file=out_file, highlight=False), Console(file=err_file, highlight=False)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    configure_logging(level=settings.log_level, levels=settings.log_levels, form="json", process="supervisor")
+    configure_logging(level=settings.log_level, levels=levels(settings), form="json", process="supervisor")
     try:
         yield
     finally:

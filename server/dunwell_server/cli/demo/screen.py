@@ -21,7 +21,7 @@ from dunwell.v1 import (
 from dunwell_server.cli.demo.api import Api
 from dunwell_server.cli.demo.state import ENVIRONMENT, DemoFirm, DemoState
 from dunwell_server.cli.demo.story import HARBOUR, LANTERN
-from dunwell_server.cli.output import Output, amounts, money, table
+from dunwell_server.cli.output import Output, amount_lines, money, table
 from dunwell_server.config import Settings
 
 _STATES = ("PAID", "SENT", "FAILED", "OVERDUE", "DRAFT", "VOID", "UNCOLLECTIBLE")
@@ -90,12 +90,12 @@ def _by_state(output: Output, invoices: Sequence[invoice_pb2.Invoice]) -> None:
         counts[name] += 1
         totals[name][invoice.currency_code] += invoice.total.amount_minor
         paid[name][invoice.currency_code] += invoice.amount_paid.amount_minor
-    rows = table("Invoices", "Number", "Invoiced", "Collected", right=["Number"])
+    rows = table("Invoices", "Number", "Invoiced", "Collected", right=["Number", "Invoiced", "Collected"])
     for name in sorted(counts, key=lambda state: _STATES.index(state) if state in _STATES else len(_STATES)):
         colour = _COLOURS.get(name)
         shown = f"[{colour}]{name.lower()}[/{colour}]" if colour else name.lower()
         received = {currency: minor for currency, minor in paid[name].items() if minor}
-        rows.add_row(shown, str(counts[name]), amounts(totals[name]), amounts(received))
+        rows.add_row(shown, str(counts[name]), amount_lines(totals[name]), amount_lines(received))
     output.say(rows)
 
 
@@ -152,31 +152,30 @@ def _why(invoice: invoice_pb2.Invoice, payment: payment_pb2.Payment | None) -> t
         code = code.removeprefix("PAYMENT_FAILURE_CODE_").lower().replace("_", " ")
         if collection.HasField("next_charge_time"):
             again = collection.next_charge_time.ToDatetime(tzinfo=UTC).astimezone(ZoneInfo(HARBOUR.time_zone))
-            return f"[red]{code}[/red]", f"retry {collection.failure_count} on {again:%Y-%m-%d %H:%M}"
+            return f"[red]{code}[/red]", f"retry {again:%Y-%m-%d}"
         return f"[red]{code}[/red]", "no more automatic tries"
     if collection.status == autopay_pb2.AUTOPAY_STATUS_SCHEDULED and collection.HasField("next_charge_time"):
         due = collection.next_charge_time.ToDatetime(tzinfo=UTC).astimezone(ZoneInfo(HARBOUR.time_zone))
-        return "not due yet", f"charged on {due:%Y-%m-%d}"
-    return ("waits for a transfer", "paid by hand, or ChargeInvoice") if not collection.autopay_enabled else ("", "")
+        return "not due yet", f"charge {due:%Y-%m-%d}"
+    return ("waits for a transfer", "paid by hand") if not collection.autopay_enabled else ("", "")
 
 
 def _open(payment: payment_pb2.Payment) -> tuple[str, str]:
     last = payment.attempts[-1].state if payment.attempts else payment_pb2.ATTEMPT_STATE_UNSPECIFIED
     if payment.state == payment_pb2.PAYMENT_STATE_REQUIRES_ACTION:
-        return "[yellow]the client must confirm[/yellow]", "a link, see action_url of the payment"
+        return "[yellow]client must confirm[/yellow]", "GetPayment: action_url"
     if last == payment_pb2.ATTEMPT_STATE_UNKNOWN:
-        return "[yellow]outcome unknown[/yellow]", "asked for again under the same key"
-    return "[yellow]the bank is slow[/yellow]", "the gateway will tell"
+        return "[yellow]outcome unknown[/yellow]", "asked again, same key"
+    return "[yellow]bank is slow[/yellow]", "gateway will tell"
 
 
 def keys(output: Output, state: DemoState, data_dir: Path) -> None:
     """The keys, shown this once."""
-    rows = table("API keys, shown this once", "Firm", "Role")
+    output.say("\n[bold]API keys[/bold], shown this once (role FIRM_ADMIN)")
     for firm in state.firms.values():
-        rows.add_row(firm.key, escape(firm.name), "FIRM_ADMIN")
-    output.say(rows)
+        output.say(f"  {escape(firm.name)}\n    {firm.key}")
     output.say(
-        f"They are kept in {data_dir / ENVIRONMENT} and {data_dir / 'demo.json'}, for your eyes only (mode 600)."
+        f"  They are kept in {data_dir / ENVIRONMENT} and {data_dir / 'demo.json'}, for your eyes only (mode 600)."
     )
 
 
@@ -186,7 +185,7 @@ def how_to_try(output: Output, settings: Settings, state: DemoState, sandbox: st
     header = '-H "authorization: Bearer $DUNWELL_KEY"'
     lines = [
         "\n[bold]Serving[/bold]",
-        f"  RPCs      {address}   ({settings.workers} RPC and {settings.jobs} job workers; logs in {settings.data_dir / 'demo.log'})",
+        f"  RPCs      {address}   (logs in {settings.data_dir / 'demo.log'})",
         f"  Sandbox   {sandbox}",
         "\n[bold]Try it[/bold] in another terminal",
         f"  source {environment}",

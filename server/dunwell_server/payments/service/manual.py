@@ -65,18 +65,21 @@ async def record_manual(
         manual_reference=reference or None, received_date=received_date or today,
     ))  # fmt: skip
     await _post(uow, payment_id, client_id, currency_code, applied, credited)
-    metadata = {
-        "client_id": encode(Prefix.CLIENT, client_id), "amount_minor": amount_minor, "currency_code": currency_code, "kind": "MANUAL",
-        "method": method, "credited_minor": credited,
-        "allocations": [{"invoice_id": encode(Prefix.INVOICE, each), "amount_minor": share} for each, share in parts.items()],
-    }  # fmt: skip
-    await record(
-        uow,
-        Change(Category.PAYMENT, "payment_succeeded", "payment", payment_id, "payment.succeeded", metadata=metadata),
-    )
+    await record(uow, _told(payment_id, client_id, method, amount_minor, currency_code, parts))
     payment = await payments.get(uow, payment_id)
     assert payment is not None
     return payment
+
+
+def _told(
+    payment_id: UUID, client_id: UUID, method: str, amount_minor: int, currency_code: str, parts: dict[UUID, int]
+) -> Change:
+    settled = [{"invoice_id": encode(Prefix.INVOICE, each), "amount_minor": share} for each, share in parts.items()]
+    metadata = {
+        "client_id": encode(Prefix.CLIENT, client_id), "amount_minor": amount_minor, "currency_code": currency_code, "kind": "MANUAL",
+        "method": method, "credited_minor": amount_minor - sum(parts.values()), "allocations": settled,
+    }  # fmt: skip
+    return Change(Category.PAYMENT, "payment_succeeded", "payment", payment_id, "payment.succeeded", metadata=metadata)
 
 
 async def _post(

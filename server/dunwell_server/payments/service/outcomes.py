@@ -107,14 +107,9 @@ async def apply_outcome(
     `claim` is what the bearer holds: it decides whether its own failure to send counts, and who sends a backup. RESOURCE_NOT_FOUND for an
     attempt that the firm does not have.
     """
-    where = await attempts.whereabouts(uow, attempt_id)
-    if where is None:
-        raise DunwellError(
-            Reason.RESOURCE_NOT_FOUND,
-            "No such attempt.",
-            resource=("PaymentAttempt", encode(Prefix.ATTEMPT, attempt_id)),
-        )
-    [invoice] = await lock_invoices(uow, [where["invoice_id"]])
+    invoice_id = claim.invoice_id if claim is not None else await _invoice_of(uow, attempt_id)
+    assert invoice_id is not None
+    [invoice] = await lock_invoices(uow, [invoice_id])
     loaded = await attempts.load(uow, attempt_id)
     case = _Case(uow, loaded, invoice, claim, source)
     attempt = loaded.attempt
@@ -130,6 +125,15 @@ async def apply_outcome(
     follow_up = await _settle(case, outcome)
     failpoint("resolver.record" if source in (Source.REPLAY, Source.LOOKUP) else "attempt.record")
     return Applied(attempt_id, loaded.payment.id, verdict.state, True, follow_up)
+
+
+async def _invoice_of(uow: UnitOfWork, attempt_id: UUID) -> UUID | None:
+    where = await attempts.whereabouts(uow, attempt_id)
+    if where is None:
+        resource = ("PaymentAttempt", encode(Prefix.ATTEMPT, attempt_id))
+        raise DunwellError(Reason.RESOURCE_NOT_FOUND, "No such attempt.", resource=resource)
+    invoice_id: UUID | None = where["invoice_id"]
+    return invoice_id
 
 
 def _fits(loaded: Loaded, outcome: Succeeded) -> bool:

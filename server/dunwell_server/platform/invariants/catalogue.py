@@ -74,10 +74,15 @@ CATALOGUE: Final = (
     Invariant("triggers_enabled", 7, "The triggers that keep states, books and fixed rows are there and enabled.", """
         SELECT NULL::uuid AS firm_id, 'table' AS object_type, w.name AS object_id, format('trigger %%s is %%s', w.trigger_name,
                CASE WHEN t.oid IS NULL THEN 'missing' ELSE 'disabled' END) AS message
-        FROM (SELECT name, 'state_edge' AS trigger_name FROM unnest(ARRAY['client', 'engagement', 'invoice', 'payment_method', 'payment', 'attempt', 'run']) AS m (name)
-              UNION ALL SELECT name, 'append_only' FROM unnest(ARRAY['audit_event', 'audit_seal', 'event', 'ledger_posting', 'ledger_entry', 'payment_allocation']) AS a (name)
-              UNION ALL VALUES ('ledger_entry', 'balanced'), ('ledger_entry', 'all_at_once'), ('invoice', 'fixed_once_sent'), ('invoice', 'kept_once_sent'),
-                  ('invoice_line', 'lines_add_up'), ('invoice_line', 'lines_kept'), ('payment', 'fixed'), ('attempt', 'fixed')) AS w
+        FROM (SELECT name, trigger_name
+              FROM unnest(ARRAY['client', 'engagement', 'invoice', 'payment_method', 'payment', 'attempt', 'run']) AS m (name),
+                   unnest(ARRAY['state_edge', 'initial_state']) AS e (trigger_name)
+              UNION ALL SELECT name, 'append_only' FROM unnest(ARRAY['audit_event', 'audit_seal', 'event', 'ledger_posting', 'ledger_entry',
+                  'payment_allocation']) AS a (name)
+              UNION ALL SELECT name, 'fixed' FROM unnest(ARRAY['payment', 'attempt', 'payment_method', 'engagement', 'collection_hold']) AS f (name)
+              UNION ALL VALUES ('ledger_entry', 'balanced'), ('invoice', 'fixed_once_sent'), ('invoice', 'fixed_ends'), ('invoice', 'kept_once_sent'),
+                  ('invoice', 'finalized_lines_add_up'), ('invoice_line', 'lines_add_up'), ('invoice_line', 'lines_kept'),
+                  ('invoice_series', 'forward_only')) AS w
         LEFT JOIN pg_trigger t ON t.tgrelid = to_regclass('public.' || w.name) AND t.tgname = w.trigger_name
         WHERE t.oid IS NULL OR t.tgenabled NOT IN ('O', 'A')"""),
 )  # fmt: skip

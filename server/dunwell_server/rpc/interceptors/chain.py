@@ -141,10 +141,11 @@ class Floor:
             try:
                 deadline = self.deadlines.stream(context.time_remaining())
                 message = admission.request(principal, metadata, raw, deadline, call)
+                await stream.send(context.send_initial_metadata(()))
                 async with asyncio.timeout(self.max_stream_age) as age:
                     async with aclosing(cast(Any, behaviour(message, context))) as responses:
                         async for response in responses:
-                            await context.write(response.SerializeToString())
+                            await stream.send(context.write(response.SerializeToString()))
                             count()
             except asyncio.CancelledError:
                 ending = stream.take_over()

@@ -88,7 +88,7 @@ class PlainFloor:
             try:
                 if inspect.isasyncgenfunction(behaviour):
                     async for response in behaviour(_whole(request), context):
-                        await context.write(response)
+                        await stream.send(context.write(response))
                 else:
                     await behaviour(request, context)
             except asyncio.CancelledError:

@@ -3,23 +3,50 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 
 from dunwell_server.kernel.errors import DunwellError
+
+WRITE_PATIENCE = 1.0
+"""Seconds that a message under way gets before the end of its stream interrupts it."""
 
 
 class OpenStream:
     """One stream and the task that serves it."""
 
-    __slots__ = ("ending", "task")
+    __slots__ = ("_sending", "ending", "task")
 
     def __init__(self, task: asyncio.Task[object]) -> None:
         self.task = task
         self.ending: DunwellError | None = None
+        self._sending = False
+
+    async def send(self, write: Awaitable[None]) -> None:
+        """Await something that sends. The end of the stream lets it finish, then takes effect here.
+
+        gRPC is told what was sent only when the write returns: a status after a write that was broken off at the
+        wrong moment is refused, and the caller would wait for it in vain.
+        """
+        self._sending = True
+        try:
+            await write
+        finally:
+            self._sending = False
+        if self.ending is not None:
+            raise self.ending
 
     def end(self, error: DunwellError) -> None:
         """Stop the stream where it stands; it answers `error`. A second time changes nothing."""
-        if self.ending is None:
-            self.ending = error
+        if self.ending is not None:
+            return
+        self.ending = error
+        if self._sending:  # to a caller who may not read at all
+            asyncio.get_running_loop().call_later(WRITE_PATIENCE, self._interrupt)
+        else:
+            self.task.cancel()
+
+    def _interrupt(self) -> None:
+        if self._sending:
             self.task.cancel()
 
     def take_over(self) -> DunwellError | None:

@@ -39,7 +39,7 @@ CHUNK_SIZE: Final = 1_000
 """Engagements in one transaction."""
 CHUNK_LINES: Final = 10_000
 """Lines after which a chunk takes no further engagement: years of missed weeks must not make a transaction of minutes."""
-LANES: Final = 2
+LANES: Final = int(__import__("os").environ.get("LANES", "2"))
 """Chunks that one worker has under way at once: while the database writes one, the next is computed."""
 COMPUTED_AT_ONCE: Final = 50
 """Engagements computed before the loop is given to others: about a millisecond."""
@@ -184,7 +184,6 @@ class PackageExecution:
             chunk = await self.compute(uow, claimed)
             if chunk.last is not None:
                 await self._write(uow, chunk)
-                await self._advance(uow, chunk, chunk.items)
                 failpoint("packages.written")
             return chunk.last
 
@@ -226,18 +225,26 @@ class PackageExecution:
         return chunk
 
     async def _write(self, uow: UnitOfWork, chunk: _Chunk) -> None:
+        """Everything of the chunk. The rows that all workers share, the run's and the number counter's, come last."""
         await store.reschedule(uow, chunk.stale)
         if not chunk.invoices:
+            await self._advance(uow, chunk, chunk.items)
             return
         await store.stage(uow, chunk.invoices)
         failpoint("packages.staged")
-        numbering, issue_date = uow.firm.settings.numbering, self._issue_date(uow)
         charges = [at for invoice in chunk.invoices if (at := invoice.plan.next_charge_time) is not None]
         if charges:
             # What payments do on InvoicesFinalized, without building a thousand invoices to publish them.
             await wake(uow, WorkKind.COLLECT, min(charges))
-        series = series_of(numbering, issue_date)
-        await store.write(uow, self._run.id, issue_date, series, numbering.padding, len(chunk.invoices))
+        numbering, issue_date = uow.firm.settings.numbering, self._issue_date(uow)
+        issue = store.Issue(
+            self._run.id, issue_date, series_of(numbering, issue_date), numbering.padding, len(chunk.invoices)
+        )
+        await store.write_unnumbered(uow, issue)
+        failpoint("packages.numbering")
+        async with uow.conn.pipeline():
+            await self._advance(uow, chunk, chunk.items)
+            await store.write_numbered(uow, issue)
 
     async def _advance(self, uow: UnitOfWork, chunk: _Chunk, items: Sequence[RunItem]) -> None:
         await runs.advance(

@@ -391,32 +391,46 @@ FROM pg_temp.package_line_stage_1
 )
 
 
-async def write(uow: UnitOfWork, run_id: UUID, issue_date: date, series: str, padding: int, count: int) -> None:
-    """Derive every row of the staged invoices: ledger, audit, events, engagements, items; then numbers, invoices, lines,
-    coverage. The database refuses what does not hold; nobody else may hold the engagements or their clients.
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """What the invoices of a chunk are issued under."""
 
-    Two round trips: a worker that is busy elsewhere must not keep the number counter waiting between statements.
-    """
-    context = uow.context
-    params: dict[str, Any] = {
-        "firm_id": uow.firm_id,
-        "now": uow.now,
-        "run_id": run_id,
-        "issue_date": issue_date,
-        "series": series,
-        "padding": padding,
-        "count": count,
-        "actor": context.actor.label,
-        "role": context.actor.role.value,
-        "method": context.method,
-        "request_id": context.request_id,
-    }
-    await _send(uow, UNNUMBERED, params)
-    failpoint("packages.numbering")
-    await _send(uow, NUMBERED, params)
+    run_id: UUID
+    issue_date: date
+    series: str
+    padding: int
+    count: int
+
+    def params(self, uow: UnitOfWork) -> dict[str, Any]:
+        """The parameters of the statements that derive rows from the stage."""
+        context = uow.context
+        return {
+            "firm_id": uow.firm_id,
+            "now": uow.now,
+            "run_id": self.run_id,
+            "issue_date": self.issue_date,
+            "series": self.series,
+            "padding": self.padding,
+            "count": self.count,
+            "actor": context.actor.label,
+            "role": context.actor.role.value,
+            "method": context.method,
+            "request_id": context.request_id,
+        }
+
+
+async def write_unnumbered(uow: UnitOfWork, issue: Issue) -> None:
+    """Derive from the stage what needs no number: ledger, audit, events, engagements, items."""
+    await _send(uow, UNNUMBERED, issue.params(uow))
+
+
+async def write_numbered(uow: UnitOfWork, issue: Issue) -> None:
+    """Take the numbers, and derive invoices, lines and coverage. Last: the counter stays locked until the commit."""
+    await _send(uow, NUMBERED, issue.params(uow))
 
 
 async def _send(uow: UnitOfWork, statements: Sequence[str], params: Mapping[str, Any]) -> None:
+    """In one round trip: a worker that is busy elsewhere must not keep those waiting who wait for its locks."""
     async with uow.conn.pipeline():
         for statement in statements:
             await uow.conn.execute(statement, params, prepare=False)

@@ -55,8 +55,8 @@ class CallContext:
     holds_clock: bool = False
     """True only for the worker that advances this firm's test clock: its own changes pass while others get CLOCK_ADVANCING."""
     upkeep: bool = False
-    """True only for work that changes no business fact (sealing the audit trail): it goes on while the clock advances and while the firm is
-    suspended."""
+    """True only for what must go on while the clock advances and while the firm is suspended: sealing the audit trail, and recording what a
+    provider has answered. Money that has moved is recorded, whatever else is going on."""
 
     def remaining(self, default: float) -> float:
         """Seconds left until the deadline, or `default` where there is none; never negative."""

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TextIO, cast
+from typing import Any, Final, TextIO, cast
 
 import structlog
 from pydantic_core import to_json
@@ -79,6 +79,10 @@ def _redact_event(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     return event
 
 
+_TALKATIVE: Final = {"alembic": "WARNING", "apscheduler": "WARNING", "httpx": "WARNING", "httpcore": "WARNING"}
+"""Libraries that tell at INFO of every step they take."""
+
+
 class _LevelFilter:
     """Drops what is below the level of its module: the longest configured prefix of the logger's name decides."""
 
@@ -137,7 +141,7 @@ def configure_logging(
     """
     stream = stream or sys.stderr
     console = form == "console" or (form == "auto" and stream.isatty())
-    level_filter = _LevelFilter(level, levels or {})
+    level_filter = _LevelFilter(level, {**_TALKATIVE, **(levels or {})})
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         level_filter,

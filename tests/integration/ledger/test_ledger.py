@@ -98,7 +98,7 @@ async def test_the_application_cannot_touch_what_is_posted(db: Database, make_fi
         )
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         async with db.transaction(firm) as uow:
-            await uow.execute(attack)  # type: ignore[arg-type]
+            await uow.execute(attack)
 
 
 async def test_entries_cannot_be_added_to_a_closed_posting(db: Database, make_firm: MakeFirm) -> None:

@@ -49,7 +49,8 @@ def firm_message(firm: FirmRecord) -> firm_pb2.Firm:
             collection_run_time=settings.collection_run_time.isoformat("minutes"),
         ),
         approval_limits=[
-            money_pb2.Money(currency_code=code, amount_minor=limit) for code, limit in sorted(settings.approval_limits.items())
+            money_pb2.Money(currency_code=code, amount_minor=limit)
+            for code, limit in sorted(settings.approval_limits.items())
         ],
         default_provider=settings.default_provider,
         state=firm_pb2.FirmState.Value(f"FIRM_STATE_{firm.state}"),

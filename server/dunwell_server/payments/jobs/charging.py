@@ -115,7 +115,7 @@ class Charger:
         self, database: Database, context: CallContext, claim: Claim, evidence: Evidence, source: Source
     ) -> Applied:
         """Apply an answer; money that has moved is recorded whatever the firm's clock does, and a database that is away is waited for."""
-        recording = replace(context, holds_clock=True, deadline=None)
+        recording = replace(context, upkeep=True, deadline=None)
         loop = asyncio.get_running_loop()
         patience, wait = loop.time() + _RECORD_PATIENCE, 0.05
         while True:
@@ -141,7 +141,7 @@ class Charger:
                 await keeper
 
     async def _renew(self, database: Database, context: CallContext, held: list[UUID]) -> None:
-        renewing = replace(context, holds_clock=True, deadline=None)
+        renewing = replace(context, upkeep=True, deadline=None)
         while True:
             await asyncio.sleep(LEASE_SECONDS / 3)
             try:

@@ -290,7 +290,7 @@ class CreateApiKeyResponse(_message.Message):
     API_KEY_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
     secret: _builtins.str
-    """The secret: `dunwell_` and what follows. Shown this once and kept nowhere: a repeat under the same `request_id`
+    """The secret: `dw_test_` or `dw_live_` and what follows. Shown this once and kept nowhere: a repeat under the same `request_id`
     leaves it empty; then revoke the key and create another.
     """
     @_builtins.property

@@ -39,9 +39,11 @@ class _PaymentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PaymentS
     PAYMENT_STATE_SUCCEEDED: _PaymentState.ValueType  # 3
     """The money was received. Final, save for refunds and disputes."""
     PAYMENT_STATE_FAILED: _PaymentState.ValueType  # 4
-    """Refused. A success that the provider reports all the same is recorded as a payment of its own (LATE_LANDING)."""
+    """Refused. Should the provider report a success all the same, it becomes SUCCEEDED, or, where another attempt has
+    succeeded by then, the money is recorded as a payment of its own (LATE_LANDING).
+    """
     PAYMENT_STATE_CANCELLED: _PaymentState.ValueType  # 5
-    """Given up before the provider could take the money."""
+    """Given up before the provider could take the money. Money that comes all the same makes it SUCCEEDED."""
 
 class PaymentState(_PaymentState, metaclass=_PaymentStateEnumTypeWrapper):
     """How far a payment has come. Derived from its attempts."""
@@ -55,9 +57,11 @@ PAYMENT_STATE_REQUIRES_ACTION: PaymentState.ValueType  # 2
 PAYMENT_STATE_SUCCEEDED: PaymentState.ValueType  # 3
 """The money was received. Final, save for refunds and disputes."""
 PAYMENT_STATE_FAILED: PaymentState.ValueType  # 4
-"""Refused. A success that the provider reports all the same is recorded as a payment of its own (LATE_LANDING)."""
+"""Refused. Should the provider report a success all the same, it becomes SUCCEEDED, or, where another attempt has
+succeeded by then, the money is recorded as a payment of its own (LATE_LANDING).
+"""
 PAYMENT_STATE_CANCELLED: PaymentState.ValueType  # 5
-"""Given up before the provider could take the money."""
+"""Given up before the provider could take the money. Money that comes all the same makes it SUCCEEDED."""
 Global___PaymentState: _TypeAlias = PaymentState  # noqa: Y015
 
 class _PaymentKind:

@@ -193,7 +193,8 @@ class PaymentServiceServicer:
     def RecordManualPayment(self, request, context):
         """Records money received outside any provider, and settles invoices with it. Always records it: what exceeds the
         invoices becomes the client's credit. Returns RESOURCE_NOT_FOUND, CURRENCY_MISMATCH, AMOUNT_OUT_OF_RANGE,
-        STATE_CONFLICT when a named invoice is a draft, void, of another client, or owes less than allocated.
+        STATE_CONFLICT when a named invoice is of another client. What is allocated to a draft or void invoice, or beyond
+        what an invoice owes, becomes credit too: money that came in is never turned away.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -75,7 +75,8 @@ class PaymentServiceStub:
     RecordManualPayment: _grpc.UnaryUnaryMultiCallable[_payment_service_pb2.RecordManualPaymentRequest, _payment_service_pb2.RecordManualPaymentResponse]
     """Records money received outside any provider, and settles invoices with it. Always records it: what exceeds the
     invoices becomes the client's credit. Returns RESOURCE_NOT_FOUND, CURRENCY_MISMATCH, AMOUNT_OUT_OF_RANGE,
-    STATE_CONFLICT when a named invoice is a draft, void, of another client, or owes less than allocated.
+    STATE_CONFLICT when a named invoice is of another client. What is allocated to a draft or void invoice, or beyond
+    what an invoice owes, becomes credit too: money that came in is never turned away.
     """
     WatchPayment: _grpc.UnaryStreamMultiCallable[_payment_service_pb2.WatchPaymentRequest, _payment_service_pb2.WatchPaymentResponse]
     """Tells how a payment goes: once at once, then at every change, until it reaches an end state. Returns
@@ -140,7 +141,8 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     RecordManualPayment: _aio.UnaryUnaryMultiCallable[_payment_service_pb2.RecordManualPaymentRequest, _payment_service_pb2.RecordManualPaymentResponse]  # type: ignore[assignment]
     """Records money received outside any provider, and settles invoices with it. Always records it: what exceeds the
     invoices becomes the client's credit. Returns RESOURCE_NOT_FOUND, CURRENCY_MISMATCH, AMOUNT_OUT_OF_RANGE,
-    STATE_CONFLICT when a named invoice is a draft, void, of another client, or owes less than allocated.
+    STATE_CONFLICT when a named invoice is of another client. What is allocated to a draft or void invoice, or beyond
+    what an invoice owes, becomes credit too: money that came in is never turned away.
     """
     WatchPayment: _aio.UnaryStreamMultiCallable[_payment_service_pb2.WatchPaymentRequest, _payment_service_pb2.WatchPaymentResponse]  # type: ignore[assignment]
     """Tells how a payment goes: once at once, then at every change, until it reaches an end state. Returns
@@ -262,7 +264,8 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_payment_service_pb2.RecordManualPaymentResponse, _abc.Awaitable[_payment_service_pb2.RecordManualPaymentResponse]]:
         """Records money received outside any provider, and settles invoices with it. Always records it: what exceeds the
         invoices becomes the client's credit. Returns RESOURCE_NOT_FOUND, CURRENCY_MISMATCH, AMOUNT_OUT_OF_RANGE,
-        STATE_CONFLICT when a named invoice is a draft, void, of another client, or owes less than allocated.
+        STATE_CONFLICT when a named invoice is of another client. What is allocated to a draft or void invoice, or beyond
+        what an invoice owes, becomes credit too: money that came in is never turned away.
         """
 
     @_abc_1.abstractmethod

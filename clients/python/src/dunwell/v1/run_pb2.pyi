@@ -161,6 +161,8 @@ class _RunItemReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunItem
     """The data does not allow it, such as an amount out of range: see the message."""
     RUN_ITEM_REASON_INTERNAL: _RunItemReason.ValueType  # 13
     """An internal error: see the log under the id in the message."""
+    RUN_ITEM_REASON_CLIENT_ARCHIVED: _RunItemReason.ValueType  # 14
+    """The client is archived: its engagements are not billed until it is active again."""
 
 class RunItemReason(_RunItemReason, metaclass=_RunItemReasonEnumTypeWrapper):
     """Why an item was skipped, declined or failed. May grow."""
@@ -193,6 +195,8 @@ RUN_ITEM_REASON_DATA: RunItemReason.ValueType  # 12
 """The data does not allow it, such as an amount out of range: see the message."""
 RUN_ITEM_REASON_INTERNAL: RunItemReason.ValueType  # 13
 """An internal error: see the log under the id in the message."""
+RUN_ITEM_REASON_CLIENT_ARCHIVED: RunItemReason.ValueType  # 14
+"""The client is archived: its engagements are not billed until it is active again."""
 Global___RunItemReason: _TypeAlias = RunItemReason  # noqa: Y015
 
 class _RunOrder:

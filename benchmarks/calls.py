@@ -49,5 +49,5 @@ def create_loads(stack: Stack, address: str, count: int) -> list[Load]:
 def call(address: str, path: str, firm: BenchFirm, request: Message) -> bytes:
     """One call; the serialised answer."""
     with grpc.insecure_channel(address) as channel:
-        answer: bytes = channel.unary_unary(path)(request.SerializeToString(), metadata=firm.metadata, timeout=20)
-    return answer
+        unary: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
+        return unary(request.SerializeToString(), metadata=firm.metadata, timeout=20)

@@ -20,7 +20,7 @@ from dunwell.v1 import payment_service_pb2
 from dunwell_server.kernel.ids import Prefix, decode, encode
 
 TARGET = 0.3
-_MOST_PER_SECOND = 400
+_MOST_PER_SECOND = 250
 """More charges per second than either makes with one sandbox gateway: so many invoices are made ready."""
 
 # In turn over the clients, so that calls in progress are on different cards.

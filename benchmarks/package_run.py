@@ -142,17 +142,17 @@ async def _queue(database: Database, firm: uuid.UUID) -> Run:
         )
 
 
-def work(url: str, firm: uuid.UUID, run_id: uuid.UUID, barrier: Barrier) -> WorkerReport:
+def work(url: str, firm: uuid.UUID, run_id: uuid.UUID, lanes: int, barrier: Barrier) -> WorkerReport:
     """One worker process: execute the run once all are ready."""
 
     async def main() -> WorkerReport:
-        database = await _TimedDatabase.open(url, bus=_bus(), max_size=LANES)
+        database = await _TimedDatabase.open(url, bus=_bus(), max_size=lanes)
         context = system_context(firm, "job:packages")
         async with database.transaction(context) as uow:
             run = await runs.get(uow, run_id)
         await asyncio.to_thread(barrier.wait)
         start = time.time()
-        await PackageRunExecutor().execute(database, context, run)
+        await PackageRunExecutor(lanes=lanes).execute(database, context, run)
         end = time.time()
         assert isinstance(database, _TimedDatabase)
         await database.close()
@@ -174,7 +174,9 @@ def measure_run(database: BenchDatabase, firm: uuid.UUID, size: int, workers: in
     spawn = multiprocessing.get_context("spawn")
     with spawn.Manager() as manager, spawn.Pool(workers) as pool:
         barrier = manager.Barrier(workers)
-        reports = pool.starmap(work, [(database.application, firm, run.id, barrier)] * workers, chunksize=1)
+        reports = pool.starmap(
+            work, [(database.application, firm, run.id, LANES if workers == 1 else 1, barrier)] * workers, chunksize=1
+        )
     _check(database, firm, size)
     return size / (max(r.end for r in reports) - min(r.start for r in reports)), reports
 
@@ -253,7 +255,7 @@ def measure_ceiling(database: BenchDatabase, firm: uuid.UUID, size: int, connect
 def measure(size: int, workers: int) -> Figure:
     """The run beside its ceiling, each on a firm of its own in one fresh database."""
     with bench_database() as database:
-        ceiling = measure_ceiling(database, seed(database, size), size, workers * LANES)
+        ceiling = measure_ceiling(database, seed(database, size), size, max(workers, LANES))
         rate, reports = measure_run(database, seed(database, size), size, workers)
     chunks = [span for report in reports for span in report.chunks_ms]
     return Figure(

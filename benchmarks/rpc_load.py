@@ -146,7 +146,7 @@ async def _calls(
     latencies: list[float] = []
     bodies = iter(load.bodies)
     async with grpc.aio.insecure_channel(load.address) as channel:
-        call = channel.unary_unary(load.path)
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(load.path)
         await channel.channel_ready()
         await asyncio.to_thread(barrier.wait)
         begin = time.time()

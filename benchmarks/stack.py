@@ -144,7 +144,7 @@ def _wait_for_http(url: str) -> None:
 
 async def _seed(address: str, database: BenchDatabase) -> list[BenchFirm]:
     connected = await Database.open(database.application, max_size=1)
-    settings = Settings(secret_key=_SECRET)  # type: ignore[arg-type]
+    settings = Settings(secret_key=_SECRET)
     admin_key = await create_admin_key(connected, settings.keys.api_key_peppers[0], "Benchmarks")
     await connected.close()
     return [await _seed_firm(address, admin_key, number) for number in range(FIRMS)]

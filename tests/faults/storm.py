@@ -67,7 +67,7 @@ def job_worker(database: Database, workers: Workers) -> JobWorker:
 async def work_until_killed(application_url: str, gateway_url: str) -> None:
     """A worker's life: sweep, tick, until a failpoint or the parent ends it."""
     database = await Database.open(application_url, bus=new_bus(), max_size=6)
-    worker = job_worker(database, Workers.at(gateway_url, timeout=0.25))
+    worker = job_worker(database, Workers.at(gateway_url, timeout=0.4))
 
     async def sweeping() -> None:
         while True:

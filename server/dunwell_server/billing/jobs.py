@@ -36,11 +36,14 @@ from dunwell_server.platform.runs import Run, RunItem, RunKind, RunState
 from dunwell_server.platform.work import WorkKind, wake
 
 CHUNK_SIZE: Final = 1_000
-"""Engagements in one transaction."""
+"""Engagements in one transaction, at most."""
+SMALL_CHUNK: Final = 100
+"""Engagements in one transaction of a small run, which would else have nothing to share and no progress to show."""
 CHUNK_LINES: Final = 10_000
 """Lines after which a chunk takes no further engagement: years of missed weeks must not make a transaction of minutes."""
-LANES: Final = int(__import__("os").environ.get("LANES", "2"))
-"""Chunks that one worker has under way at once: while the database writes one, the next is computed."""
+LANES: Final = 2
+"""Chunks that a single worker has under way at once: while the database writes one, the next is computed. Each takes a
+connection. Where several workers share the firm's runs, one each is enough."""
 COMPUTED_AT_ONCE: Final = 50
 """Engagements computed before the loop is given to others: about a millisecond."""
 _PAUSES: Final = (0.02, 0.05, 0.1, 0.25, 0.5)
@@ -130,8 +133,11 @@ class PackageExecution:
         """Start the run where no other worker has; whether there is something to do."""
 
         async def work(uow: UnitOfWork) -> bool:
+            total = self._run.total
             if self._run.state is RunState.QUEUED:
-                await runs.begin(uow, self._run.id, await store.count_due(uow, self.scope))
+                total = await store.count_due(uow, self.scope)
+                await runs.begin(uow, self._run.id, total)
+            self._chunk_size = min(self._chunk_size, max(SMALL_CHUNK, total // 8))
             return await self._is_open(uow)
 
         return await self._database.run(self._context, work)

@@ -25,7 +25,6 @@ from dunwell_server.kernel.ids import Prefix, encode, uuid7
 from dunwell_server.kernel.money import exponent
 from dunwell_server.kernel.proration import ProrationPolicy
 from dunwell_server.platform.database import UnitOfWork
-from dunwell_server.platform.failpoints import failpoint
 
 Position = tuple[date, UUID]
 """Where an engagement stands in a run: its next bill date and its id."""

@@ -28,11 +28,6 @@ OneFirm = Annotated[
 ]
 
 
-def main() -> None:
-    """The console script: parse, run, exit with the command's code."""
-    app()
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"dunwell {metadata.version('dunwell-server')}")

@@ -25,7 +25,7 @@ log = get_logger(__name__)
 
 
 def rpc_worker(settings: Settings, index: int) -> int:
-    """Serve RPCs until SIGTERM or SIGINT. Workers of one supervisor share its port."""
+    """Serve RPCs until SIGTERM or SIGINT. Workers of one supervisor share its port, which it has probed."""
     supervised = die_with_supervisor()
     name = f"rpc-{index}"
     _configure(settings, name)
@@ -34,7 +34,7 @@ def rpc_worker(settings: Settings, index: int) -> int:
         async with open_application(settings, name=name) as app:
             await check_database(app.urls.application, head_revision())
             with _metrics(settings, index):
-                await app.rpc_server(index=index, shared_port=supervised and settings.workers > 1).serve()
+                await app.rpc_server(index=index, shared_port=supervised).serve()
         return 0
 
     return _run(work())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +55,8 @@ def serve(settings: Settings) -> int:
 @contextmanager
 def installation(settings: Settings) -> Iterator[tuple[Settings, DatabaseUrls]]:
     """The database, running, of this release and fit to be used; the embedded one ends with the block."""
+    # Until the supervisor listens, SIGTERM means what Ctrl-C means: leave everything as it was found.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with database_of(settings, keep=False):
         development = settings.environment == "development"
         urls = resolve_urls(settings, accept_owner=development)

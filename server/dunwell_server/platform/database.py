@@ -204,7 +204,7 @@ class Database:
             if conn.pgconn.transaction_status != pq.TransactionStatus.INTRANS:
                 raise RuntimeError("a failed statement was swallowed inside the unit of work")
             failpoint(f"{context.method}/commit:before")
-            await conn.execute("COMMIT")
+            await conn.commit()
         failpoint(f"{context.method}/commit:after")
 
     async def run(self, context: CallContext, work: Callable[[UnitOfWork], Awaitable[T]], *, write: bool = True) -> T:
@@ -226,7 +226,8 @@ class Database:
         async with conn.pipeline():
             await conn.execute("BEGIN" if write else "BEGIN READ ONLY")
             cursor = await conn.execute(_SETUP, _setup_params(context, timeout, known[0] if known else None))
-            row = await cursor.fetchone()
+        # Fetched after the pipeline has ended: within it, fetching costs a round trip before the one that ends it.
+        row = await cursor.fetchone()
         if row is None:  # pragma: no cover - the statement always returns one row
             raise RuntimeError("no set-up row")
         _, _, _, machine_now, state, mode, version, settings, clock_now, clock_state = row
@@ -284,6 +285,10 @@ async def _translated() -> AsyncIterator[None]:
     except (TooManyRequests, PoolTimeout) as error:
         raise DunwellError(Reason.OVERLOADED, "Too many requests wait for the database.", retry_after=0.5) from error
     except psycopg.errors.QueryCanceled as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            # The driver cancelled the statement because the task was cancelled: that must not look like a deadline, or it is lost.
+            raise asyncio.CancelledError from error
         raise DunwellError(Reason.DEADLINE_EXCEEDED, "The deadline passed; nothing was written.") from error
     except (
         psycopg.errors.SerializationFailure,

@@ -157,17 +157,15 @@ class RpcServer:
             maximum_concurrent_rpcs=MAX_RPCS,
         )
         for service, entries in self._registry.services.items():
-            server.add_registered_method_handlers(
-                service,
-                {
-                    entry.method.name: (
-                        self._floor.stream_handler(entry.method, entry.behaviour)
-                        if entry.method.streaming
-                        else self._floor.unary_handler(entry.method, entry.behaviour)
-                    )
-                    for entry in entries
-                },
-            )
+            handlers = {
+                entry.method.name: (
+                    self._floor.stream_handler(entry.method, entry.behaviour)
+                    if entry.method.streaming
+                    else self._floor.unary_handler(entry.method, entry.behaviour)
+                )
+                for entry in entries
+            }
+            _register(server, service, handlers)
         self._add_plain(server)
         server.add_generic_rpc_handlers((UnknownMethods(self._reporter),))
         return server
@@ -188,7 +186,7 @@ class RpcServer:
             # v1 has the messages of v1alpha under another package name; on the wire they are the same.
             collector.services[REFLECTION[0]] = collector.services[REFLECTION[1]]
         for service, handlers in collector.services.items():
-            server.add_registered_method_handlers(service, plain.wrap(service, handlers))
+            _register(server, service, plain.wrap(service, handlers))
 
     async def _start_channelz(self) -> None:
         if not self._settings.channelz_port:
@@ -237,3 +235,8 @@ class RpcServer:
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
+
+
+def _register(server: grpc.aio.Server, service: str, handlers: Mapping[str, Any]) -> None:
+    """Generic handlers on purpose: for every call, grpc.aio waits anew on each method that was registered by name."""
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, dict(handlers)),))

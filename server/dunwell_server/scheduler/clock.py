@@ -6,7 +6,6 @@ CLOCK_ADVANCING. A worker that dies leaves the clock where it was: the next one 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
@@ -14,12 +13,11 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from dunwell_server.kernel.errors import DunwellError
 from dunwell_server.platform import runs
 from dunwell_server.platform.context import CallContext, system_context
 from dunwell_server.platform.database import Database, UnitOfWork
 from dunwell_server.platform.failpoints import failpoint
-from dunwell_server.platform.leases import LEASE_SECONDS
+from dunwell_server.platform.leases import LEASE_SECONDS, renewing
 from dunwell_server.platform.runs import Run, RunKind, RunState
 from dunwell_server.platform.work import WorkHandler
 from dunwell_server.scheduler.runs import RunHandler, failure_text, is_transient
@@ -86,11 +84,11 @@ class ClockRunExecutor:
         span = await advance.take()
         if span is None:
             return
-        keeper = asyncio.create_task(advance.keep_lease())
         try:
-            await advance.begin(run.id)
-            await advance.to(*span)
-            await advance.finish(run.id)
+            async with renewing(advance.renew):
+                await advance.begin(run.id)
+                await advance.to(*span)
+                await advance.finish(run.id)
         except LeaseLost:
             _log.info("clock_lease_lost", run_id=str(run.id))
         except Exception as error:
@@ -98,8 +96,6 @@ class ClockRunExecutor:
                 raise
             _log.exception("clock_advance_failed", run_id=str(run.id))
             await advance.give_up(run.id, failure_text(error))
-        finally:
-            keeper.cancel()
 
 
 class _Advance:
@@ -127,15 +123,10 @@ class _Advance:
             row = await uow.fetch_one(_TAKE, self._identity)
         return None if row is None else (row["now_time"], row["target_time"])
 
-    async def keep_lease(self) -> None:
-        """Renew while a long step runs; the lease follows machine time."""
-        while True:
-            await asyncio.sleep(LEASE_SECONDS / 3)
-            try:
-                async with self._database.transaction(self._firmless) as uow:
-                    await uow.execute(_RENEW, self._identity)
-            except DunwellError as error:
-                _log.warning("clock_lease_not_renewed", reason=error.reason.value)
+    async def renew(self) -> None:
+        """Keep the lease while a long step runs; it follows machine time."""
+        async with self._database.transaction(self._firmless) as uow:
+            await uow.execute(_RENEW, self._identity)
 
     async def begin(self, run_id: UUID) -> None:
         """Tell that the run is at work; it may have been before."""

@@ -18,6 +18,7 @@ from dunwell_server.scheduler.all_firms import has_parts, serve_parts
 _TRANSIENT = frozenset(
     {
         Reason.DATABASE_UNAVAILABLE,
+        Reason.PROVIDER_UNAVAILABLE,
         Reason.OVERLOADED,
         Reason.SERIALIZATION_CONFLICT,
         Reason.CLOCK_ADVANCING,

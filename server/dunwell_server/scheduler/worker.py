@@ -19,7 +19,7 @@ from dunwell_server.platform.leases import LEASE_SECONDS
 from dunwell_server.platform.work import Claim, WorkHandler, WorkKind
 
 SHARE_SECONDS = min(2.0, LEASE_SECONDS)
-RETRY_SECONDS = 5.0
+RETRY_SECONDS = min(5.0, LEASE_SECONDS)
 _log = structlog.get_logger(__name__)
 
 

@@ -304,7 +304,6 @@ async def test_dying_anywhere_and_going_on(make_book: MakeBook, place: str, monk
     run = await start(broken)
     with monkeypatch.context() as patch:
         patch.setattr(jobs, "failpoint", die)
-        patch.setattr(package_store, "failpoint", die)
         with pytest.raises(Crash):
             await PackageRunExecutor(4, 1).execute(broken.db, broken.context, run)
     halfway = await broken.see(runs.get, run.id)

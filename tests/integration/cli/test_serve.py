@@ -68,6 +68,18 @@ def test_it_serves_with_several_workers_and_stops_within_its_time(dunwell: Comma
     assert not any(_runs(pid) for pid in children.values())
 
 
+def test_killed_by_force_it_leaves_no_process_behind(dunwell: Command) -> None:
+    with serving(dunwell) as (process, _, _):
+        children = _children(process.pid)
+        assert len(children) == 3
+        process.kill()
+        process.wait(10)
+        deadline = time.monotonic() + 30
+        while any(_runs(pid) for pid in children.values()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert not [command for command, pid in children.items() if _runs(pid)]
+
+
 def test_a_port_in_use_is_told_before_anything_is_started(dunwell: Command) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

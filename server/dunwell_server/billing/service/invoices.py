@@ -191,7 +191,8 @@ async def send(uow: UnitOfWork, sent: Invoice, *, is_new: bool) -> Invoice:
         async with uow.conn.pipeline():
             await ledger.post(uow, [posting])
             await journal.record(uow, *changes)
-            series_no, number = await write(uow, sent, uow.firm.settings.numbering.padding)
+            numbered = await write(uow, sent, uow.firm.settings.numbering.padding)
+        series_no, number = await store.number_of(numbered)
     invoice = replace(sent, series_no=series_no, number=number, version=sent.version + (not is_new))
     await uow.publish(InvoicesFinalized([invoice]))
     return invoice

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
+from psycopg import AsyncCursor
 from psycopg.types.json import Jsonb
 
 from dunwell_server.billing.model import (
@@ -164,6 +165,10 @@ _COLLECTION_TYPES: Final = {
 }
 
 
+Numbered: TypeAlias = AsyncCursor[TupleRow]
+"""The answer, perhaps still on its way, of a statement that takes a number."""
+
+
 @dataclass(frozen=True, slots=True)
 class InvoiceQuery:
     """The filters of a list of invoices, and its order: newest or oldest first. Date ranges are half-open."""
@@ -230,7 +235,9 @@ async def lock(uow: UnitOfWork, invoice_id: UUID, before: Sequence[str] = ()) ->
     async with uow.conn.pipeline():
         for statement in (LOCK_CLIENT_OF, *before, _LOCK):
             await uow.conn.execute(statement, params)
-        return await get(uow, invoice_id)
+        cursor = await uow.conn.execute(_READ, params)
+    row = await cursor.fetchone()  # within the pipeline this would be a round trip of its own
+    return None if row is None else invoice_from_row(row)
 
 
 async def lock_many(uow: UnitOfWork, invoice_ids: Sequence[UUID]) -> list[Invoice]:
@@ -238,7 +245,8 @@ async def lock_many(uow: UnitOfWork, invoice_ids: Sequence[UUID]) -> list[Invoic
     params = {"firm_id": uow.firm_id, "ids": list(invoice_ids)}
     async with uow.conn.pipeline():
         await uow.conn.execute(_LOCK_CLIENTS_OF, params)
-        return await fetch(uow, invoice_from_row, _LOCK_MANY, params)
+        cursor = await uow.conn.execute(_LOCK_MANY, params)
+    return [invoice_from_row(row) for row in await cursor.fetchall()]
 
 
 async def select(uow: UnitOfWork, query: InvoiceQuery, page: PageRequest) -> list[Invoice]:
@@ -286,29 +294,35 @@ async def insert_draft(uow: UnitOfWork, invoice: Invoice) -> None:
     await uow.conn.execute(_INSERT_DRAFT, {**params, "firm_id": uow.firm_id})
 
 
-async def insert_sent(uow: UnitOfWork, invoice: Invoice, padding: int) -> tuple[int, str]:
-    """Take a number and write a finalised invoice with its lines under it; the sequence and the number."""
+async def insert_sent(uow: UnitOfWork, invoice: Invoice, padding: int) -> Numbered:
+    """Take a number and write a finalised invoice with its lines under it; `number_of` the answer reads it."""
     params = {name: getattr(invoice, name) for name in _DRAFT}
     params["metadata"] = Jsonb(invoice.metadata)
     params.update(_line_params(invoice.lines))
     return await _numbered(uow, _INSERT_SENT, params, invoice, padding)
 
 
-async def finalize(uow: UnitOfWork, invoice: Invoice, padding: int) -> tuple[int, str]:
-    """Take a number and finalise a draft under it; the sequence and the number."""
+async def finalize(uow: UnitOfWork, invoice: Invoice, padding: int) -> Numbered:
+    """Take a number and finalise a draft under it; `number_of` the answer reads it."""
     return await _numbered(uow, _FINALIZE, {"id": invoice.id, "now": uow.now}, invoice, padding)
+
+
+async def number_of(numbered: Numbered) -> tuple[int, str]:
+    """The sequence and the number that a statement took. To be read when its pipeline has ended: the counter is locked by then,
+    and reading it earlier costs a round trip more."""
+    row = await numbered.fetchone()
+    if row is None:
+        raise RuntimeError("the invoice vanished while it was locked")
+    return row[0], row[1]
 
 
 async def _numbered(
     uow: UnitOfWork, statement: str, params: dict[str, Any], invoice: Invoice, padding: int
-) -> tuple[int, str]:
+) -> Numbered:
     params.update({name: getattr(invoice, name) for name in _SENT})
     params.update({name: getattr(invoice.collection, name) for name in _PLANNED})
     params.update(firm_id=uow.firm_id, padding=padding, count=1)
-    row = await fetch_first(uow, lambda row: (row[0], row[1]), statement, params)
-    if row is None:
-        raise RuntimeError("the invoice vanished while it was locked")
-    return row
+    return await uow.conn.execute(statement, params)
 
 
 async def take_numbers(uow: UnitOfWork, series: str, count: int) -> int:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
@@ -25,7 +25,7 @@ from dunwell_server.payments.store import attempts
 from dunwell_server.platform.context import CallContext
 from dunwell_server.platform.database import Database, UnitOfWork
 from dunwell_server.platform.failpoints import failpoint
-from dunwell_server.platform.leases import LEASE_SECONDS
+from dunwell_server.platform.leases import renewing
 from dunwell_server.platform.logging import get_logger
 
 log = get_logger(__name__)
@@ -129,22 +129,7 @@ class Charger:
             await asyncio.sleep(wait * (0.5 + random.random()))
             wait = min(wait * 2, 2.0)
 
-    @asynccontextmanager
-    async def leases(self, database: Database, context: CallContext, held: list[UUID]) -> AsyncIterator[None]:
+    def leases(self, database: Database, context: CallContext, held: list[UUID]) -> AbstractAsyncContextManager[None]:
         """Renew the leases of the attempts in hand, every third of their time, while the block runs."""
-        keeper = asyncio.create_task(self._renew(database, context, held))
-        try:
-            yield
-        finally:
-            keeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await keeper
-
-    async def _renew(self, database: Database, context: CallContext, held: list[UUID]) -> None:
-        renewing = replace(context, upkeep=True, deadline=None)
-        while True:
-            await asyncio.sleep(LEASE_SECONDS / 3)
-            try:
-                await self.transact(database, renewing, lambda uow: attempts.renew(uow, held, self.owner))
-            except DunwellError as error:
-                log.warning("leases could not be renewed", reason=error.reason.value)
+        renewal = replace(context, upkeep=True, deadline=None)
+        return renewing(lambda: self.transact(database, renewal, lambda uow: attempts.renew(uow, held, self.owner)))

@@ -229,25 +229,3 @@ GRANT INSERT, UPDATE ON control.firm, control.test_clock, control.api_key, contr
 GRANT INSERT, UPDATE, DELETE ON control.idempotency, control.due_work, control.wake, control.rate_bucket TO dunwell_app;
 GRANT INSERT ON control.audit_event TO dunwell_app;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public, control TO dunwell_app;
-
--- 6. What the planner may assume before the first ANALYZE -----------------------------------------------------------------------------
--- Every index starts with firm_id. Without statistics they all look equally good, and a cached plan may scan a whole firm for one row
--- until autovacuum has looked at the table. One firm, many distinct objects: that is what a young database has.
-DO $$
-DECLARE col record;
-BEGIN
-    IF current_setting('server_version_num')::int < 180000 THEN
-        RETURN;
-    END IF;
-    FOR col IN
-        SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
-        WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND NOT a.attisdropped
-          AND a.attname IN ('firm_id', 'id', 'client_id', 'invoice_id', 'payment_id', 'posting_id', 'object_id', 'source_id', 'run_id', 'engagement_id',
-                            'method_id', 'request_id', 'audit_id')
-    LOOP
-        EXECUTE format(
-            'SELECT pg_restore_attribute_stats(''schemaname'', ''public'', ''relname'', %L, ''attname'', %L, ''inherited'', false,'
-            ' ''null_frac'', 0::real, ''avg_width'', 16, ''n_distinct'', %s::real)',
-            col.relname, col.attname, CASE col.attname WHEN 'firm_id' THEN '1' WHEN 'run_id' THEN '100' ELSE '-0.5' END);
-    END LOOP;
-END $$;

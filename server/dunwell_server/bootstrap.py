@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import psycopg
+from prometheus_client import REGISTRY
 
 from dunwell.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
 from dunwell.v1.billing_service_pb2_grpc import add_BillingServiceServicer_to_server
@@ -149,7 +150,9 @@ class Application:
     @cached_property
     def run_handler(self) -> RunHandler:
         """Executes runs of every kind."""
-        inner: list[RunExecutor] = [PackageRunExecutor(), CollectionRunExecutor(self.charger, self.checker)]
+        # With one job worker two lanes keep both the process and the database busy; several workers overlap by themselves.
+        packages = PackageRunExecutor(lanes=2 if self.settings.jobs == 1 else 1)
+        inner: list[RunExecutor] = [packages, CollectionRunExecutor(self.charger, self.checker)]
         return RunHandler([*inner, ClockRunExecutor(self.handlers, RunHandler(inner), [self.clocks])])
 
     def job_worker(self, *, concurrency: int = 16) -> JobWorker:
@@ -170,7 +173,9 @@ class Application:
         settings, keys = self.settings, self.settings.keys
         tokens = token_verifier(settings)
         authenticator = Authenticator(ApiKeys(DatabaseKeyStore(self.database), keys.api_key_peppers), tokens)
-        server = RpcServer(settings, authenticator, self.database.ping, shared_port=shared_port, index=index)
+        server = RpcServer(
+            settings, authenticator, self.database.ping, shared_port=shared_port, index=index, registry=REGISTRY
+        )
         calls = Calls(self.database, server.background)
         all_firms = AllFirmsRuns(self.database)
         server.add(add_BillingServiceServicer_to_server, BillingServicer(calls, all_firms, keys.page_token))

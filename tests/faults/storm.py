@@ -36,6 +36,7 @@ from dunwell_server.platform import failpoints, runs
 from dunwell_server.platform.database import Database
 from dunwell_server.platform.invariants import Check, Movement, check_provider, run_all
 from dunwell_server.platform.runs import RunExecutor, RunKind
+from dunwell_server.platform.sealer import AuditSealer
 from dunwell_server.platform.work import WorkHandler, WorkKind
 from dunwell_server.providers.registry import ProviderRegistry
 from dunwell_server.scheduler.clock import ClockRunExecutor
@@ -176,7 +177,12 @@ class Storm:
         return Counter(self.log.read_text().split()) if self.log.exists() else Counter()
 
     async def problems(self) -> list[Check]:
-        """Every invariant that does not hold, the provider's book against ours included."""
+        """Every invariant that does not hold, the provider's book against ours included. The audit trail is sealed first."""
+        database = await Database.open(self.urls.application, max_size=2)
+        sealer = AuditSealer(database)
+        while await sealer.tick():
+            pass
+        await database.close()
         checks = await run_all(self.urls.auditor)
         async with await psycopg.AsyncConnection.connect(self.urls.auditor, row_factory=dict_row) as connection:
 

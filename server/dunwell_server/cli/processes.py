@@ -59,7 +59,7 @@ def job_worker(settings: Settings, index: int) -> int:
 
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, stop)
-            ticks = start_ticks(worker)
+            ticks = start_ticks(worker, app.database)
             with _metrics(settings, settings.workers + index):
                 async with LoopMonitor():
                     log.info("working")

@@ -218,6 +218,7 @@ event = tenant_table(
     instant("firm_time", nullable=False),
     created(),
     UniqueConstraint("firm_id", "object_id", "object_seq"),
+    Index("event_feed_idx", "firm_id", "xact", "sequence"),
 )
 
 run = tenant_table(

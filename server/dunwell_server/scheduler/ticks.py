@@ -10,11 +10,15 @@ from datetime import UTC, datetime
 from apscheduler.jobstores.memory import MemoryJobStore
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
+from dunwell_server.platform.database import Database
+from dunwell_server.scheduler.upkeep import purge_answers
 from dunwell_server.scheduler.worker import JobWorker
 
+PURGE_SECONDS = 3600
 
-def start_ticks(worker: JobWorker, *, sweep_seconds: int = 60) -> AsyncIOScheduler:
-    """Sweep now and every `sweep_seconds`; returns the running scheduler, to be shut down by the caller."""
+
+def start_ticks(worker: JobWorker, database: Database, *, sweep_seconds: int = 60) -> AsyncIOScheduler:
+    """Sweep now and every `sweep_seconds`, purge every hour; returns the running scheduler, to be shut down by the caller."""
     scheduler = AsyncIOScheduler(
         timezone=UTC,
         jobstores={"default": MemoryJobStore()},
@@ -23,5 +27,6 @@ def start_ticks(worker: JobWorker, *, sweep_seconds: int = 60) -> AsyncIOSchedul
     scheduler.add_job(
         worker.sweep, "interval", seconds=sweep_seconds, jitter=5, id="sweep", next_run_time=datetime.now(UTC)
     )
+    scheduler.add_job(purge_answers, "interval", args=[database], seconds=PURGE_SECONDS, jitter=300, id="purge")
     scheduler.start()
     return scheduler

@@ -378,12 +378,16 @@ async def _unknown(case: _Case, outcome: Unknown) -> None:
     uow, loaded = case.uow, case.loaded
     since = loaded.attempt.unknown_time or uow.now
     due = uow.now if case.source is Source.CRASH else ladder.next_check(since, uow.now)
+    # Unknown again after it was proven unsent and sent again: counted from the first time, so that no circle goes on unseen.
+    asks = due is None or ladder.needs_person(since, uow.now)
     await attempts.settle(
         uow, loaded, state=AttemptState.UNKNOWN.value, unknown_time=uow.now, next_check_time=due, evidence={"unknown": outcome.reason},
-        needs_person=due is None,
+        needs_person=asks,
     )  # fmt: skip
     await wake(uow, WorkKind.ATTEMPTS, due)
     await case.tell("payment_unknown", "payment.unknown", Severity.WARNING, why=outcome.reason)
+    if asks:
+        await _ask_person(case)
 
 
 async def _inconclusive(case: _Case, outcome: Evidence, *, holds_fence: bool) -> Applied:
@@ -410,9 +414,14 @@ async def _inconclusive(case: _Case, outcome: Evidence, *, holds_fence: bool) ->
     if due is not None:
         await wake(uow, WorkKind.ATTEMPTS, due)
     if asks:
-        metadata = {"notice": "attempt_needs_person", **case.metadata}
-        await record(uow, Change(
-            Category.PAYMENT, "attempt_needs_person", "payment", case.loaded.payment.id, "admin.notice", Severity.CRITICAL, metadata,
-        ))  # fmt: skip
+        await _ask_person(case)
     failpoint("resolver.record")
     return replace(unchanged, changed=asks)
+
+
+async def _ask_person(case: _Case) -> None:
+    """Tell the firm's people that an outcome has been unknown for too long."""
+    metadata = {"notice": "attempt_needs_person", **case.metadata}
+    await record(case.uow, Change(
+        Category.PAYMENT, "attempt_needs_person", "payment", case.loaded.payment.id, "admin.notice", Severity.CRITICAL, metadata,
+    ))  # fmt: skip

@@ -12,11 +12,12 @@ from dunwell_server.platform.invariants.model import MAX_ROWS, Check, Fetch, Vio
 NAME: Final = "no_card_numbers"
 DESCRIPTION: Final = "No text of the database holds a card number."
 
+# A provider's own id is random: one in some thousand reads like a card number. It never comes from a caller's free field.
 _COLUMNS: Final = """
 SELECT n.nspname AS schema, c.relname AS name, array_agg(a.attname::text ORDER BY a.attnum) AS columns,
        bool_or(a.attname = 'firm_id') OR EXISTS (SELECT 1 FROM pg_attribute f WHERE f.attrelid = c.oid AND f.attname = 'firm_id') AS has_firm
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-WHERE n.nspname IN ('public', 'control') AND c.relkind = 'r' AND a.atttypid IN ('text'::regtype, 'varchar'::regtype, 'jsonb'::regtype, 'json'::regtype)
+WHERE n.nspname IN ('public', 'control') AND c.relkind = 'r' AND a.attname <> 'provider_reference' AND a.atttypid IN ('text'::regtype, 'varchar'::regtype, 'jsonb'::regtype, 'json'::regtype)
 GROUP BY n.nspname, c.relname, c.oid ORDER BY 1, 2
 """
 # Thirteen digits with at most one separator between two: the database picks the candidates, the kernel's rules decide.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dunwell_server.platform import migrate
 from dunwell_server.platform.embedded import EmbeddedPostgres
 from tests import support
 from tests.faults.storm import Storm
@@ -24,19 +25,21 @@ def test_crashes_of_the_database_lose_nothing(tmp_path: Path) -> None:
     gateway = start_gateway(tmp_path)
     server = EmbeddedPostgres(Path(tempfile.mkdtemp(prefix="dunwell-restart-")))
     try:
-        with support.fresh_database(server.start()) as urls:
-            storm = Storm(urls, gateway, 1, tmp_path / "kills.log")
-            run_ids = asyncio.run(prepare(storm))
-            for _ in range(RESTARTS):
-                while len(storm.children) < 2:
-                    storm.spawn(deadly=False)
-                time.sleep(1.5)
-                server.stop("immediate")
-                server.start()
-            assert storm.reap() == 0, "a worker must outlive its database"
-            storm.calm(run_ids)
-            problems = asyncio.run(storm.problems())
-            assert not problems, problems
+        owner = server.start()
+        urls = migrate.derived_urls(owner, support.SECRET)
+        migrate.migrate(owner, urls)
+        storm = Storm(support.DatabaseUrls(owner, urls.application, urls.auditor), gateway, 1, tmp_path / "kills.log")
+        run_ids = asyncio.run(prepare(storm))
+        for _ in range(RESTARTS):
+            while len(storm.children) < 2:
+                storm.spawn(deadly=False)
+            time.sleep(1.5)
+            server.stop("immediate")
+            server.start()
+        assert storm.reap() == 0, "a worker must outlive its database"
+        storm.calm(run_ids)
+        problems = asyncio.run(storm.problems())
+        assert not problems, problems
     finally:
         gateway.stop()
         server.destroy()

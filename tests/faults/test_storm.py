@@ -24,8 +24,7 @@ KILLS = int(os.environ.get("DUNWELL_STORM_KILLS", "300"))
 FIRMS = 4
 DAYS = 30
 SOURCE = Path(__file__).parents[2] / "server" / "dunwell_server"
-ELSEWHERE = frozenset({"attempt.late"})
-"""Failpoints that this storm cannot reach; each has a test of its own."""
+MAX_ROUNDS = 6
 
 
 @pytest.fixture
@@ -64,21 +63,33 @@ def declared_failpoints() -> set[str]:
     }
 
 
+def unhit(storm: Storm) -> set[str]:
+    """Failpoints that have killed nobody yet."""
+    return declared_failpoints() - set(storm.failpoints_hit())
+
+
+def probabilities() -> str:
+    """Rare at commits, which are many; likelier at the named steps, the more so where a run passes them once."""
+    named = {name: 0.25 if name.startswith("packages.") else 0.04 for name in declared_failpoints()}
+    return ",".join(["*=0.008", *(f"{name}={probability}" for name, probability in sorted(named.items()))])
+
+
 @pytest.mark.timeout(900)
 def test_a_storm_of_kills_leaves_the_books_right(storm: Storm) -> None:
     kills, rounds = 0, 0
-    while kills < KILLS:
+    storm.probabilities = probabilities()
+    while rounds < MAX_ROUNDS and (kills < KILLS or unhit(storm)):
         rounds += 1
         run_ids = asyncio.run(prepare(storm))
-        kills += storm.weather(run_ids, kills=KILLS - kills, workers=3, seconds=400)
+        kills += storm.weather(run_ids, kills=max(KILLS - kills, 60), workers=3, seconds=400)
         storm.calm(run_ids)
         problems = asyncio.run(storm.problems())
         assert not problems, problems
     hit = storm.failpoints_hit()
     print(f"{kills} kills in {rounds} rounds; {len(hit)} failpoints hit: {dict(hit.most_common())}")
     assert sum(hit.values()) == kills
-    missed = declared_failpoints() - set(hit) - ELSEWHERE
-    assert not missed, f"never hit: {sorted(missed)} (seed {storm.seed})"
+    assert kills >= KILLS
+    assert not unhit(storm), f"never hit: {sorted(unhit(storm))} (seed {storm.seed})"
 
 
 @pytest.mark.timeout(600)

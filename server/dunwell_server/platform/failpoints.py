@@ -11,7 +11,6 @@ import os
 import random
 import signal
 
-_LOG = os.environ.get("DUNWELL_FAILPOINT_LOG")
 _probabilities: dict[str, float] = {}
 _random = random.Random()
 
@@ -31,8 +30,8 @@ def failpoint(name: str) -> None:
         return
     probability = _probabilities.get(name, _probabilities.get("*", 0.0))
     if probability and _random.random() < probability:
-        if _LOG:
-            with open(_LOG, "a", encoding="utf-8") as log:
+        if path := os.environ.get("DUNWELL_FAILPOINT_LOG"):
+            with open(path, "a", encoding="utf-8") as log:
                 log.write(name + "\n")
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -1,6 +1,6 @@
 """Every setting of the service, from the environment, with what it means.
 
-Names the outside world already knows (`DATABASE_URL`, `STRIPE_SECRET_KEY`, `PAYMENT_PROVIDER`, `ENABLE_*`, `SMTP_*`)
+Names the outside world already knows (`DATABASE_URL`, `PAYMENT_PROVIDER`, `ENABLE_*`)
 are taken as they are; all others start with `DUNWELL_`. An empty variable counts as not set. A `.env` file in the
 working directory is read too. Secrets are `SecretStr`: they never print themselves.
 """
@@ -219,37 +219,6 @@ class Settings(BaseSettings):
     sandbox_port: Port = _env(
         "DUNWELL_SANDBOX_PORT", default=50061, description="Loopback port of the sandbox gateway that `serve` starts"
     )
-    stripe_secret_key: SecretStr | None = _env("STRIPE_SECRET_KEY", default=None, description="Stripe: secret API key")
-    stripe_publishable_key: str | None = _env(
-        "STRIPE_PUBLISHABLE_KEY", default=None, description="Stripe: publishable key"
-    )
-    stripe_webhook_secret: SecretStr | None = _env(
-        "STRIPE_WEBHOOK_SECRET", default=None, description="Stripe: webhook signing secret"
-    )
-    paypal_client_id: str | None = _env("PAYPAL_CLIENT_ID", default=None, description="PayPal: client id")
-    paypal_client_secret: SecretStr | None = _env(
-        "PAYPAL_CLIENT_SECRET", default=None, description="PayPal: client secret"
-    )
-    paypal_mode: Literal["sandbox", "live"] = _env(
-        "PAYPAL_MODE", default="sandbox", description="PayPal: which of its worlds"
-    )
-    razorpay_key_id: str | None = _env("RAZORPAY_KEY_ID", default=None, description="Razorpay: key id")
-    razorpay_key_secret: SecretStr | None = _env(
-        "RAZORPAY_KEY_SECRET", default=None, description="Razorpay: key secret"
-    )
-    razorpay_webhook_secret: SecretStr | None = _env(
-        "RAZORPAY_WEBHOOK_SECRET", default=None, description="Razorpay: webhook secret"
-    )
-    upi_merchant_id: str | None = _env("UPI_MERCHANT_ID", default=None, description="UPI: merchant id on QR codes")
-    upi_default_vpa: str | None = _env(
-        "UPI_DEFAULT_VPA", default=None, description="UPI: payee address where a firm has none"
-    )
-
-    # Mail
-    smtp_host: str | None = _env("SMTP_HOST", default=None, description="Mail server; not set: mail is not sent")
-    smtp_port: Port = _env("SMTP_PORT", default=587, description="Port of the mail server")
-    smtp_username: str | None = _env("SMTP_USERNAME", default=None, description="Account at the mail server")
-    smtp_password: SecretStr | None = _env("SMTP_PASSWORD", default=None, description="Password at the mail server")
 
     # Switches
     enable_scheduler: bool = _env("ENABLE_SCHEDULER", default=True, description="Start the daily runs by the clock")

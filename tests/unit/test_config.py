@@ -62,7 +62,7 @@ def test_every_setting_is_described_once() -> None:
     names = [row.variable for row in rows]
     assert len(set(names)) == len(names) == len(Settings.model_fields)
     secrets = {row.variable for row in rows if row.secret}
-    assert {"DATABASE_URL", "STRIPE_SECRET_KEY", "DUNWELL_SECRET_KEY", "SMTP_PASSWORD"} <= secrets
+    assert {"DATABASE_URL", "DUNWELL_OWNER_DATABASE_URL", "DUNWELL_SECRET_KEY"} <= secrets
     assert all(row.default == "" for row in rows if row.secret)
 
 

@@ -40,6 +40,7 @@ _CLOSE: Final = """
 UPDATE control.run r SET state = 'SUCCEEDED', end_time = clock_timestamp()
 WHERE r.id = %(run_id)s AND r.state = 'RUNNING' AND NOT EXISTS (SELECT 1 FROM control.run_part p WHERE p.run_id = r.id AND p.state <> 'DONE')
 """
+_LOCK_WHOLE: Final = "SELECT 1 FROM control.run WHERE id = %(run_id)s FOR NO KEY UPDATE"
 _HAS_PARTS: Final = "SELECT EXISTS (SELECT 1 FROM control.run_part WHERE firm_id = %(firm_id)s AND state <> 'DONE')"
 
 
@@ -81,6 +82,8 @@ async def serve_parts(uow: UnitOfWork) -> None:
             await _start_part(uow, part)
         elif (await runs.get(uow, _part_id(uow, part))).state.is_final:
             values = {"run_id": part["run_id"], "firm_id": uow.firm_id}
+            # One firm at a time: two that end together would each see the other at work, and nobody would close the whole.
+            await uow.execute(_LOCK_WHOLE, values)
             await uow.execute(_MARK, {**values, "state": "DONE"})
             await uow.execute(_CLOSE, values)
 

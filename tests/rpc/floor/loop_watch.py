@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,8 @@ def watch_callbacks(threshold: float = 0.010) -> Iterator[SlowCallbacks]:
     """Time every callback of asyncio loops in this process while the block runs.
 
     Measured in thread CPU time, so that a busy machine does not fail the test; a callback that blocks without using
-    the CPU is found by its wall time, at ten times the threshold.
+    the CPU is found by its wall time, at ten times the threshold. What was alive before is frozen, as an RPC worker does
+    before it serves: a collection that walks through a whole test session's objects says nothing about the server.
     """
     result = SlowCallbacks(threshold)
     original = asyncio.events.Handle._run
@@ -44,8 +46,11 @@ def watch_callbacks(threshold: float = 0.010) -> Iterator[SlowCallbacks]:
             if cpu > threshold or wall > 10 * threshold:
                 result.seen.append((max(cpu, wall if wall > 10 * threshold else 0.0), repr(handle)[:300]))
 
+    gc.collect()
+    gc.freeze()
     asyncio.events.Handle._run = timed  # type: ignore[method-assign, assignment]
     try:
         yield result
     finally:
+        gc.unfreeze()
         asyncio.events.Handle._run = original  # type: ignore[method-assign]

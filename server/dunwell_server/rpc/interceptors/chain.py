@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final, cast
 from uuid import UUID
 
 import grpc
@@ -32,6 +32,9 @@ from dunwell_server.rpc.interceptors.validation import RequestValidator, parse
 
 UnaryBehaviour = Callable[[Any, ServicerContext], Awaitable[Message]]
 StreamBehaviour = Callable[[Any, ServicerContext], AsyncIterator[Message]]
+
+_LARGE: Final = 16 * 1024
+"""Bytes above which a message is parsed and checked beside the loop: at 256 KiB that is 10 ms and more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ class Floor:
         self.unary_load.enter()
         try:
             deadline = self.deadlines.unary(context.time_remaining())
-            message = admission.request(principal, metadata, raw, deadline, call)
+            message = await admission.request(principal, metadata, raw, deadline, call)
             if not deadline.ours:
                 return await behaviour(message, context)
             return await _within(deadline, behaviour(message, context))
@@ -140,7 +143,7 @@ class Floor:
             stream = self.streams.open()
             try:
                 deadline = self.deadlines.stream(context.time_remaining())
-                message = admission.request(principal, metadata, raw, deadline, call)
+                message = await admission.request(principal, metadata, raw, deadline, call)
                 await stream.send(context.send_initial_metadata(()))
                 async with asyncio.timeout(self.max_stream_age) as age:
                     async with aclosing(cast(Any, behaviour(message, context))) as responses:
@@ -177,7 +180,7 @@ class _Admission:
         known = self._authenticator.known(metadata)
         return known if known is not None else await self._authenticator.authenticate(metadata)
 
-    def request(
+    async def request(
         self, principal: Principal, metadata: Mapping[str, Any], raw: bytes, deadline: Deadline, call: Call
     ) -> Message:
         """The checked request of a caller who may make it; fills in the call's context."""
@@ -190,10 +193,17 @@ class _Admission:
                 f"The message has more than {method.max_bytes} bytes.",
                 metadata={"limit_bytes": str(method.max_bytes)},
             )
-        message = parse(method.request_type, raw)
-        self._validator.check(message, raw)
+        if len(raw) > _LARGE:
+            message = await asyncio.to_thread(self._checked, raw)
+        else:
+            message = self._checked(raw)
         if method.has_request_id:
             call.context = CallContext(firm_id, actor, method.label, _request_id(message), deadline.at)
+        return message
+
+    def _checked(self, raw: bytes) -> Message:
+        message = parse(self._method.request_type, raw)
+        self._validator.check(message, raw)
         return message
 
 

@@ -14,16 +14,25 @@ Abilities that not every provider has are Protocols of their own, each named by 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final, NoReturn, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.kernel.hashing import digest_parts
 from dunwell_server.kernel.money import Money
+from dunwell_server.providers import abilities
+from dunwell_server.providers.accounts import (
+    AccountMode,
+    ClientProfile,
+    Credentials,
+    CustomerRef,
+    MethodDetails,
+    MethodKind,
+    ProviderAccount,
+)
 from dunwell_server.providers.outcomes import (
     CANCELED_CODE,
     EXPIRED_CODE,
@@ -77,60 +86,6 @@ CONNECT_TIMEOUT_SECONDS: Final = 3.0
 TOTAL_TIMEOUT_SECONDS: Final = 20.0
 
 
-class AccountMode(StrEnum):
-    """Whether an account moves real money. The two are never mixed."""
-
-    TEST = "TEST"
-    LIVE = "LIVE"
-
-
-class Credentials(Mapping[str, str]):
-    """Secrets of an account by name. Reading one takes its name; showing the whole shows none."""
-
-    __slots__ = ("_secrets",)
-
-    def __init__(self, secrets: Mapping[str, str]) -> None:
-        self._secrets = dict(secrets)
-
-    def __getitem__(self, name: str) -> str:
-        try:
-            return self._secrets[name]
-        except KeyError:
-            raise DunwellError(
-                Reason.PROVIDER_NOT_CONFIGURED, f"the provider account has no credential {name!r}"
-            ) from None
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._secrets
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._secrets)
-
-    def __len__(self) -> int:
-        return len(self._secrets)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """The secret, or ``default`` when there is none of that name."""
-        return self._secrets.get(name, default)
-
-    def __repr__(self) -> str:
-        return f"Credentials({', '.join(sorted(self._secrets))}: hidden)"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("credentials are not pickled")
-
-
-@dataclass(frozen=True, slots=True)
-class ProviderAccount:
-    """One account at a provider: a firm's own, or the platform's (``firm_id`` None)."""
-
-    id: str
-    provider: str
-    mode: AccountMode
-    credentials: Credentials = field(repr=False, compare=False)
-    firm_id: str | None = None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeySemantics:
     """What a provider promises about idempotency keys. All durations run on the account's clock (firm time)."""
@@ -150,10 +105,11 @@ class Capabilities:
     """What a provider can do. A flag that names an ability of `ABILITIES` promises that Protocol."""
 
     off_session_charges: bool = False
+    customers: bool = False
     setup_intents: bool = False
-    hosted_links: bool = False
     checkout: bool = False
     refunds: bool = False
+    managed_subscriptions: bool = False
     disputes: bool = False
     qr: bool = False
     webhooks: bool = False
@@ -164,48 +120,6 @@ class Capabilities:
     """What the provider allows per account; None: no limit known."""
     max_concurrency: int = 50
     modes: frozenset[AccountMode] = frozenset(AccountMode)
-
-
-@dataclass(frozen=True, slots=True)
-class ClientProfile:
-    """What a provider is told about a paying client."""
-
-    client_id: str
-    firm_id: str
-    name: str | None = None
-    email: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CustomerRef:
-    """A client as the provider knows it."""
-
-    provider_reference: str
-
-
-class MethodKind(StrEnum):
-    """What kind of payment method it is."""
-
-    CARD = "CARD"
-    UPI = "UPI"
-    BANK = "BANK"
-    WALLET = "WALLET"
-    OTHER = "OTHER"
-
-
-@dataclass(frozen=True, slots=True)
-class MethodDetails:
-    """A payment method kept at the provider: its id there and what may be shown of it. Never a card number."""
-
-    provider_reference: str
-    kind: MethodKind
-    brand: str | None = None
-    last4: str | None = None
-    exp_month: int | None = None
-    exp_year: int | None = None
-    fingerprint: str | None = None
-    """The same for the same card, also when kept twice."""
-    country: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +143,8 @@ class ChargeRequest:
     description: str = ""
     off_session: bool = True
     """The payer is not present."""
+    return_url: str | None = None
+    """Where a payer who is present comes back to after authenticating."""
 
     def __post_init__(self) -> None:
         if self.money.minor <= 0:
@@ -256,6 +172,7 @@ class ChargeRequest:
                 self.customer_reference or "",
                 self.description,
                 int(self.off_session),
+                *(() if self.return_url is None else (self.return_url,)),
             )
         )
 
@@ -366,8 +283,13 @@ class Provider(Protocol):
         key: str,
         money: Money | None = None,
         provider_reference: str | None = None,
+        customer_reference: str | None = None,
+        since: datetime | None = None,
     ) -> LookupResult:
         """What became of the attempt with this key. ``money`` is what was asked for, and is checked against.
+
+        Where the provider's id of the payment is not known, ``customer_reference`` and ``since`` (when the attempt was
+        first sent, by the account's clock) narrow the search.
 
         None only where the provider says with authority that it has no such payment (see `KeySemantics`).
         """
@@ -402,7 +324,18 @@ class FollowsTestClock(Protocol):
         """When something next falls due in the account, by its clock; None when nothing will."""
 
 
-ABILITIES: Final[Mapping[str, type[Any]]] = MappingProxyType({"follows_test_clock": FollowsTestClock})
+ABILITIES: Final[Mapping[str, type[Any]]] = MappingProxyType(
+    {
+        "follows_test_clock": FollowsTestClock,
+        "customers": abilities.Customers,
+        "setup_intents": abilities.SetupIntents,
+        "checkout": abilities.Checkout,
+        "refunds": abilities.Refunds,
+        "managed_subscriptions": abilities.ManagedSubscriptions,
+        "disputes": abilities.Disputes,
+        "webhooks": abilities.Webhooks,
+    }
+)
 """Flag of `Capabilities` → the Protocol it promises."""
 
 Ability = TypeVar("Ability")

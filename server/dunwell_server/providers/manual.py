@@ -56,6 +56,8 @@ class ManualProvider:
         key: str,
         money: Money | None = None,
         provider_reference: str | None = None,
+        customer_reference: str | None = None,
+        since: datetime | None = None,
     ) -> LookupResult:
         raise unsupported(NAME, "look-ups")
 

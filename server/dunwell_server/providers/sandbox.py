@@ -173,6 +173,8 @@ class SandboxProvider:
         key: str,
         money: Money | None = None,
         provider_reference: str | None = None,
+        customer_reference: str | None = None,
+        since: datetime | None = None,
     ) -> LookupResult:
         check_account(self, account)
         if provider_reference is not None:

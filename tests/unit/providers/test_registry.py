@@ -74,6 +74,8 @@ class ToyProvider:
         key: str,
         money: Money | None = None,
         provider_reference: str | None = None,
+        customer_reference: str | None = None,
+        since: datetime | None = None,
     ) -> LookupResult:
         return self._outcomes.get(key)
 
@@ -173,7 +175,8 @@ async def test_the_manual_provider_offers_nothing_and_says_so() -> None:
     flags = (
         "off_session_charges",
         "setup_intents",
-        "hosted_links",
+        "customers",
+        "managed_subscriptions",
         "checkout",
         "refunds",
         "disputes",

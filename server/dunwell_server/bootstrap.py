@@ -38,7 +38,7 @@ from dunwell_server.payments.jobs import (
 )
 from dunwell_server.payments.jobs.clocks import ProviderClocks
 from dunwell_server.payments.planning import Planner
-from dunwell_server.payments.rpc.servicer import PaymentServicer, Presenters
+from dunwell_server.payments.rpc import PaymentParts, PaymentServicer, Presenters
 from dunwell_server.payments.service import reactions
 from dunwell_server.payments.service.queries import collect_next_due
 from dunwell_server.platform import migrate
@@ -181,8 +181,8 @@ class Application:
         server.add(add_BillingServiceServicer_to_server, BillingServicer(calls, all_firms, keys.page_token))
         presenters = Presenters(present_client, present_invoice)
         keeper = MethodKeeper(self.charger.gateways)
-        payments = PaymentServicer(calls, self.charger, keeper, presenters, all_firms, keys.page_token)
-        server.add(add_PaymentServiceServicer_to_server, payments)
+        payments = PaymentParts(calls, self.charger, keeper, presenters, all_firms, Pager(keys.page_token))
+        server.add(add_PaymentServiceServicer_to_server, PaymentServicer(payments))
         installation = Installation(self.vault, self.registry, settings.payment_provider)
         parts = AdminParts(
             calls,

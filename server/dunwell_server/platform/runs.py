@@ -27,6 +27,7 @@ class RunKind(StrEnum):
     PACKAGES = "PACKAGES"
     COLLECTION = "COLLECTION"
     CLOCK = "CLOCK"
+    RECONCILIATION = "RECONCILIATION"
 
 
 class RunState(StrEnum):

@@ -274,3 +274,23 @@ state_edge = control_table(
     Column("target", Text, nullable=False),
     PrimaryKeyConstraint("machine", "source", "target"),
 )
+
+provider_reference = control_table(
+    "provider_reference",
+    Column("account_id", UUID(), nullable=False),
+    Column("reference", Text, nullable=False),
+    Column("firm_id", UUID(), nullable=False),
+    created(),
+    PrimaryKeyConstraint("account_id", "reference"),
+)
+"""Whose object a provider's id names, for accounts that several firms share."""
+
+recovery = control_table(
+    "recovery",
+    Column("firm_id", UUID(), primary_key=True),
+    instant("window_start", nullable=False),
+    Column("actor", Text, nullable=False),
+    optional("run_id", UUID()),
+    created(),
+)
+"""Firms that charge nothing until the providers' record has been taken over, after a restore."""

@@ -32,9 +32,19 @@ class WorkKind(StrEnum):
     """Invoices whose next charge time has come, continuously."""
     ATTEMPTS = "attempts"
     """Attempts whose claim expired, or whose next check has come: the UNKNOWN ladder, pending polls."""
+    REFUNDS = "refunds"
+    """Refunds to be sent, whose claim expired, or whose next check has come."""
+    PAGES = "pages"
+    """Checkout sessions and set-up intents that are being made, or whose next check has come."""
+    INBOX = "inbox"
+    """Provider events to be applied."""
+    METHODS = "methods"
+    """The daily look at cards that are about to expire."""
+    GAPS = "gaps"
+    """The comparison of the provider's list of events with the inbox."""
 
 
-MACHINE_TIME_KINDS = frozenset({WorkKind.RUN})
+MACHINE_TIME_KINDS = frozenset({WorkKind.RUN, WorkKind.INBOX, WorkKind.GAPS})
 """Kinds that follow machine time: done for every firm. The others follow firm time: for a firm on a test clock only AdvanceTestClock does them."""
 
 

@@ -48,6 +48,8 @@ CATALOGUE: Final[dict[Reason, Entry]] = {
     Reason.CARD_NUMBER_REFUSED: _ARGUMENT,
     Reason.MALFORMED_MESSAGE: _ARGUMENT,
     Reason.FIRM_REQUIRED: _ARGUMENT,
+    Reason.SIGNATURE_INVALID: _ARGUMENT,
+    Reason.CREDENTIAL_INVALID: _ARGUMENT,
     # What the request names.
     Reason.RESOURCE_NOT_FOUND: Entry(StatusCode.NOT_FOUND),
     Reason.EXTERNAL_ID_TAKEN: Entry(StatusCode.ALREADY_EXISTS),
@@ -69,6 +71,9 @@ CATALOGUE: Final[dict[Reason, Entry]] = {
     Reason.FIRM_SUSPENDED: _STATE,
     Reason.CREDIT_INSUFFICIENT: _STATE,
     Reason.RUN_NOT_ACTIVE: _STATE,
+    Reason.REFUND_EXCEEDS_PAYMENT: _STATE,
+    Reason.PAYMENT_DISPUTED: _STATE,
+    Reason.BREAKER_OPEN: _STATE,
     Reason.CLOCK_ADVANCING: Entry(StatusCode.FAILED_PRECONDITION, precondition=True, retry_after=1.0),
     # Somebody else was faster.
     Reason.ETAG_MISMATCH: Entry(StatusCode.ABORTED),
@@ -89,6 +94,7 @@ CATALOGUE: Final[dict[Reason, Entry]] = {
     # Us.
     Reason.DATABASE_UNAVAILABLE: Entry(StatusCode.UNAVAILABLE, retry_after=1.0, logged=True),
     Reason.PROVIDER_UNAVAILABLE: Entry(StatusCode.UNAVAILABLE, retry_after=5.0, logged=True),
+    Reason.RECOVERING: Entry(StatusCode.UNAVAILABLE, retry_after=60.0),
     Reason.SHUTTING_DOWN: Entry(StatusCode.UNAVAILABLE, retry_after=1.0),
     Reason.INTERNAL: Entry(StatusCode.INTERNAL, logged=True),
     Reason.UNIMPLEMENTED_METHOD: Entry(StatusCode.UNIMPLEMENTED),

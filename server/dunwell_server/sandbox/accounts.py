@@ -6,11 +6,13 @@ import json
 import random
 import sqlite3
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from dunwell_server.sandbox.answers import Json, invalid
 from dunwell_server.sandbox.instruments import DECLINES, Behaviour
+from dunwell_server.sandbox.webhook_settings import WebhookSettings
 
 
 def machine_ms() -> int:
@@ -20,7 +22,7 @@ def machine_ms() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What can be set per account. Seconds of pending and action are account time, all others real time."""
+    """What can be set per account. The seconds of pending, action, refund, setup, checkout and dispute are account time, all others real time."""
 
     latency_ms: float = 0.0
     rate_limit_per_second: float | None = None
@@ -30,6 +32,18 @@ class Settings:
     slow_seconds: float = 1.0
     late_landing_seconds: float = 1.0
     failures_before_success: int = 2
+    refund_seconds: float = 3600.0
+    """How long a refund is pending that is so at first."""
+    refund_failure_seconds: float = 86_400.0
+    """How long after its success a refund fails that does."""
+    setup_seconds: float = 86_400.0
+    checkout_seconds: float = 86_400.0
+    dispute_fee: int = 1500
+    """Minor units."""
+    dispute_response_seconds: float = 7 * 86_400.0
+    """A dispute that nobody answers by then is lost."""
+    dispute_decision_seconds: float = 86_400.0
+    """How long the decision takes where the evidence says how it is to end."""
 
     def changed(self, values: Json) -> Settings:
         """A copy with the given values. Raises Refusal for an unknown name or a value that is no number >= 0."""
@@ -44,11 +58,19 @@ class Settings:
         return replace(self, **values)
 
 
+CALLS = ("charge", "refund", "checkout", "setup", "customer")
+MONEY = ("charge", "refund")
+
+
 @dataclass(slots=True)
 class Fault:
-    """One scripted fault: with probability ``probability``, the next ``count`` charges behave like ``outcome``."""
+    """One scripted fault: with probability ``probability``, the next ``count`` calls behave like ``outcome``.
+
+    ``on`` names the calls it strikes: ``money`` (charges and refunds), one of `CALLS`, or ``any``.
+    """
 
     outcome: Behaviour
+    on: str = "money"
     probability: float = 1.0
     count: int | None = None
     decline: str = "generic_decline"
@@ -68,9 +90,15 @@ class Fault:
             raise invalid("parameter_invalid", f"decline is one of {', '.join(DECLINES)}.", "decline")
         if not isinstance(fault.probability, int | float) or not 0 <= fault.probability <= 1:
             raise invalid("parameter_invalid", "probability lies between 0 and 1.", "probability")
+        if fault.on not in (*CALLS, "money", "any"):
+            raise invalid("parameter_invalid", f"on is money, any, {', '.join(CALLS)}.", "on")
         if fault.count is not None and (not isinstance(fault.count, int) or fault.count < 0):
             raise invalid("parameter_invalid", "count is a whole number, zero or more.", "count")
         return fault
+
+    def strikes(self, call: str) -> bool:
+        """Whether calls of this kind are meant."""
+        return self.on in ("any", call) or (self.on == "money" and call in MONEY)
 
 
 @dataclass(slots=True)
@@ -85,12 +113,15 @@ class Script:
     seed: int = 0
     _sent: dict[str, int] = field(default_factory=dict)
 
-    def draw(self, key: str) -> Fault | None:
+    def draw(self, key: str, call: str = "charge") -> Fault | None:
+        """The fault that strikes this sending of the key, if one does."""
         if not self.faults:
             return None
         nth = self._sent[key] = self._sent.get(key, 0) + 1
         dice = random.Random(f"{self.seed}:{key}:{nth}")
         for fault in self.faults:
+            if not fault.strikes(call):
+                continue
             if dice.random() < fault.probability and fault.count != 0:
                 if fault.count is not None:
                     fault.count -= 1
@@ -107,6 +138,18 @@ class Script:
 
 
 @dataclass(slots=True)
+class Home:
+    """What accounts know of the gateway they live in."""
+
+    public_url: str = "http://127.0.0.1:4280"
+    """Where browsers find the hosted pages."""
+    webhook_url: str = ""
+    """Where events go unless an account says otherwise, ``{account}`` in it being the name; empty: nowhere."""
+    wake: Callable[[], None] = lambda: None
+    """Tells the sender of webhooks that there is something to do."""
+
+
+@dataclass(slots=True)
 class Account:
     """One account as held in memory; the book has the same."""
 
@@ -114,6 +157,8 @@ class Account:
     clock_ms: int | None
     settings: Settings
     script: Script
+    home: Home
+    webhooks: WebhookSettings = field(default_factory=WebhookSettings)
     next_due_ms: int | None = None
     """Lower bound of the next transition's due time; None when nothing is due ever."""
     _tokens: float = 0.0
@@ -123,6 +168,27 @@ class Account:
     def now_ms(self) -> int:
         """The account's time: its clock if it has been set, else the machine's."""
         return machine_ms() if self.clock_ms is None else self.clock_ms
+
+    @property
+    def webhook_url(self) -> str:
+        """Where the account's events go; empty: nowhere."""
+        if self.webhooks.url is not None:
+            return self.webhooks.url
+        return self.home.webhook_url.replace("{account}", self.name)
+
+    def plan(self, connection: sqlite3.Connection, identifier: str, kind: str, due_ms: int) -> None:
+        """Has something happen to an object when the account's time has come to ``due_ms``."""
+        connection.execute(
+            "INSERT INTO transitions (account, due_ms, object, kind) VALUES (?, ?, ?, ?)",
+            (self.name, due_ms, identifier, kind),
+        )
+        self.next_due_ms = due_ms if self.next_due_ms is None else min(self.next_due_ms, due_ms)
+
+    def unplan(self, connection: sqlite3.Connection, identifier: str) -> None:
+        """Nothing more happens to an object by itself."""
+        deleted = connection.execute("DELETE FROM transitions WHERE object = ?", (identifier,)).rowcount
+        if deleted:
+            self.next_due_ms = next_due(connection, self)
 
     def admits(self) -> bool:
         """Takes one token of the rate limit (a bucket of one second); False when there is none."""
@@ -141,7 +207,8 @@ class Account:
 class Accounts:
     """All accounts, read from the book when first named and created when new."""
 
-    def __init__(self) -> None:
+    def __init__(self, home: Home) -> None:
+        self.home = home
         self._known: dict[str, Account] = {}
 
     def forget(self) -> None:
@@ -165,22 +232,29 @@ class Accounts:
             return account
         row = connection.execute("SELECT * FROM accounts WHERE name = ?", (name,)).fetchone()
         if row is None:
-            account = Account(name, None, Settings(), Script())
+            account = Account(name, None, Settings(), Script(), self.home)
             connection.execute(
                 "INSERT INTO accounts (name, clock_ms, settings, faults) VALUES (?, NULL, ?, ?)",
                 (name, json.dumps(asdict(account.settings)), account.script.dump()),
             )
         else:
             settings = Settings(**json.loads(row["settings"]))
-            account = Account(name, row["clock_ms"], settings, Script.load(row["faults"]))
+            webhooks = WebhookSettings.load(json.loads(row["webhooks"]))
+            account = Account(name, row["clock_ms"], settings, Script.load(row["faults"]), self.home, webhooks)
             account.next_due_ms = next_due(connection, account)
         self._known[name] = account
         return account
 
     def save(self, connection: sqlite3.Connection, account: Account) -> None:
         connection.execute(
-            "UPDATE accounts SET clock_ms = ?, settings = ?, faults = ? WHERE name = ?",
-            (account.clock_ms, json.dumps(asdict(account.settings)), account.script.dump(), account.name),
+            "UPDATE accounts SET clock_ms = ?, settings = ?, faults = ?, webhooks = ? WHERE name = ?",
+            (
+                account.clock_ms,
+                json.dumps(asdict(account.settings)),
+                account.script.dump(),
+                json.dumps(account.webhooks.dump()),
+                account.name,
+            ),
         )
 
 

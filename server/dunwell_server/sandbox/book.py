@@ -17,107 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dunwell_server.sandbox.schema import TABLES, prepare
+
 T = TypeVar("T")
-
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS accounts (
-    name TEXT PRIMARY KEY,
-    clock_ms INTEGER,              -- NULL: the account follows real time
-    settings TEXT NOT NULL,
-    faults TEXT NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS customers (
-    id TEXT PRIMARY KEY,
-    account TEXT NOT NULL,
-    name TEXT, email TEXT, metadata TEXT NOT NULL,
-    created_ms INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS methods (
-    id TEXT PRIMARY KEY,
-    account TEXT NOT NULL,
-    customer TEXT NOT NULL,
-    token TEXT NOT NULL,
-    detached INTEGER NOT NULL DEFAULT 0,
-    created_ms INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS payments (
-    seq INTEGER PRIMARY KEY,
-    id TEXT NOT NULL UNIQUE,
-    account TEXT NOT NULL,
-    key TEXT, reference TEXT,
-    status TEXT NOT NULL CHECK (status IN ('succeeded', 'failed', 'requires_action', 'processing', 'canceled')),
-    amount INTEGER NOT NULL CHECK (amount > 0),
-    currency TEXT NOT NULL,
-    amount_received INTEGER NOT NULL DEFAULT 0,
-    currency_received TEXT NOT NULL,
-    customer TEXT, method TEXT NOT NULL, description TEXT, metadata TEXT NOT NULL,
-    off_session INTEGER NOT NULL,
-    error TEXT,
-    canceled_reason TEXT,
-    action_expires_ms INTEGER,
-    created_ms INTEGER NOT NULL
-);
-CREATE INDEX IF NOT EXISTS payments_by_reference ON payments (account, reference, seq);
-CREATE INDEX IF NOT EXISTS payments_by_key ON payments (account, key, seq);
-CREATE INDEX IF NOT EXISTS payments_by_account ON payments (account, seq);
-CREATE TABLE IF NOT EXISTS movements (
-    seq INTEGER PRIMARY KEY,
-    account TEXT NOT NULL,
-    kind TEXT NOT NULL,
-    payment TEXT NOT NULL,
-    reference TEXT, key TEXT,
-    amount INTEGER NOT NULL, currency TEXT NOT NULL,
-    created_ms INTEGER NOT NULL,   -- the account's time
-    recorded_ms INTEGER NOT NULL,  -- the machine's time
-    UNIQUE (payment, kind)
-);
-CREATE INDEX IF NOT EXISTS movements_by_account ON movements (account, seq);
-CREATE TABLE IF NOT EXISTS events (
-    seq INTEGER PRIMARY KEY,
-    id TEXT NOT NULL UNIQUE,
-    account TEXT NOT NULL,
-    type TEXT NOT NULL,
-    object TEXT NOT NULL,
-    created_ms INTEGER NOT NULL
-);
-CREATE INDEX IF NOT EXISTS events_by_account ON events (account, seq);
-CREATE TABLE IF NOT EXISTS transitions (
-    seq INTEGER PRIMARY KEY,
-    account TEXT NOT NULL,
-    due_ms INTEGER NOT NULL,
-    payment TEXT NOT NULL,
-    kind TEXT NOT NULL CHECK (kind IN ('settle', 'fail', 'expire_action'))
-);
-CREATE INDEX IF NOT EXISTS transitions_by_due ON transitions (account, due_ms, seq);
-CREATE INDEX IF NOT EXISTS transitions_by_payment ON transitions (payment);
-CREATE TABLE IF NOT EXISTS idempotency_keys (
-    account TEXT NOT NULL,
-    key TEXT NOT NULL,
-    digest TEXT NOT NULL,
-    status INTEGER NOT NULL,
-    body TEXT NOT NULL,
-    created_ms INTEGER NOT NULL,   -- the account's time
-    PRIMARY KEY (account, key)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS counters (
-    account TEXT NOT NULL,
-    name TEXT NOT NULL,
-    n INTEGER NOT NULL,
-    PRIMARY KEY (account, name)
-) WITHOUT ROWID;
-"""
-
-TABLES = (
-    "accounts",
-    "customers",
-    "methods",
-    "payments",
-    "movements",
-    "events",
-    "transitions",
-    "idempotency_keys",
-    "counters",
-)
 
 
 class Book:
@@ -132,7 +34,7 @@ class Book:
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = NORMAL")
         self._connection.execute("PRAGMA wal_autocheckpoint = 4000")
-        self._connection.executescript(SCHEMA)
+        prepare(self._connection)
         self._on_rollback = on_rollback
         self._waiting: list[tuple[Callable[[sqlite3.Connection], Any], asyncio.Future[Any]]] = []
 

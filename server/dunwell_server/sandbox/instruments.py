@@ -40,6 +40,8 @@ class Behaviour(StrEnum):
     LATE_LANDING = "late_landing"
     RATE_LIMITED = "rate_limited"
     CONFLICT = "conflict"
+    # Of refunds only:
+    SUCCEED_THEN_FAIL = "succeed_then_fail"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,12 @@ class Instrument:
     brand: str = "visa"
     last4: str = "4242"
     refuses_attach: bool = False
+    refund: Behaviour = Behaviour.SUCCEED
+    """What happens to refunds of what was paid with it."""
+    dispute: str | None = None
+    """The reason for which each payment with it is disputed at once."""
+    inquiry: bool = False
+    """Its dispute is only an inquiry."""
 
     def details(self) -> dict[str, Any]:
         """What a provider tells about the card."""
@@ -103,6 +111,14 @@ class Instrument:
 
 def _declines(suffix: str, decline: str, last4: str) -> Instrument:
     return Instrument(f"pm_card_{suffix}", Behaviour.DECLINE, decline, last4=last4)
+
+
+def _refunds(name: str, behaviour: Behaviour, last4: str) -> Instrument:
+    return Instrument(name, last4=last4, refund=behaviour)
+
+
+def _disputed(suffix: str, reason: str, last4: str, *, inquiry: bool = False) -> Instrument:
+    return Instrument(f"pm_card_createDispute{suffix}", last4=last4, dispute=reason, inquiry=inquiry)
 
 
 def _sandbox(suffix: str, behaviour: Behaviour, last4: str, decline: str | None = None) -> Instrument:
@@ -126,6 +142,17 @@ _ALL = (
     _declines("chargeCustomerFail", "generic_decline", "0341"),
     Instrument("pm_card_authenticationRequired", Behaviour.REQUIRE_ACTION_ON_SESSION, last4="3184"),
     Instrument("pm_card_threeDSecure2Required", Behaviour.REQUIRE_ACTION, last4="3220"),
+    _refunds("pm_card_pendingRefund", Behaviour.PENDING_THEN_SUCCESS, "7726"),
+    _refunds("pm_card_refundFail", Behaviour.SUCCEED_THEN_FAIL, "5126"),
+    _refunds("pm_sandbox_refundPendingThenFailure", Behaviour.PENDING_THEN_FAILURE, "8021"),
+    _refunds("pm_sandbox_refundDeclined", Behaviour.DECLINE, "8022"),
+    _refunds("pm_sandbox_refundAcceptThenTimeout", Behaviour.ACCEPT_THEN_TIMEOUT, "8023"),
+    _refunds("pm_sandbox_refundAcceptThenDrop", Behaviour.ACCEPT_THEN_DROP, "8024"),
+    _refunds("pm_sandbox_refundServerErrorAfterAccept", Behaviour.SERVER_ERROR_AFTER_ACCEPT, "8025"),
+    _refunds("pm_sandbox_refundWrongAmount", Behaviour.WRONG_AMOUNT, "8026"),
+    _disputed("", "fraudulent", "0259"),
+    _disputed("ProductNotReceived", "product_not_received", "2685"),
+    _disputed("Inquiry", "general", "1976", inquiry=True),
     _sandbox("acceptThenTimeout", Behaviour.ACCEPT_THEN_TIMEOUT, "8001"),
     _sandbox("acceptThenDrop", Behaviour.ACCEPT_THEN_DROP, "8002"),
     _sandbox("serverErrorAfterAccept", Behaviour.SERVER_ERROR_AFTER_ACCEPT, "8003"),

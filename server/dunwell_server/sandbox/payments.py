@@ -6,16 +6,27 @@ Functions here run inside one group commit of the book and are all or nothing.
 from __future__ import annotations
 
 import json
-import secrets
 import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
-from dunwell_server.sandbox.accounts import Account, machine_ms, next_due
+from dunwell_server.sandbox import disputes
+from dunwell_server.sandbox.accounts import Account
 from dunwell_server.sandbox.answers import Answer, Json, dumps, error_body, instant, invalid, missing
+from dunwell_server.sandbox.fields import (
+    amount_field,
+    currency_field,
+    flag_field,
+    metadata_field,
+    needed,
+    new_id,
+    only,
+    text_field,
+    url_field,
+)
 from dunwell_server.sandbox.instruments import DECLINES, INSTRUMENTS, Behaviour, Decline, Instrument
-
-MAX_AMOUNT = 10**15
+from dunwell_server.sandbox.movements import move_money
+from dunwell_server.sandbox.outbox import record_event
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,54 +41,26 @@ class Charge:
     description: str | None
     off_session: bool
     metadata: dict[str, str]
+    return_url: str | None = None
 
     @classmethod
     def parse(cls, body: Json) -> Charge:
         """Raises Refusal for what is not a request to charge."""
-        unknown = set(body) - set(cls.__slots__)
-        if unknown:
-            raise invalid("parameter_unknown", f"Unknown fields: {', '.join(sorted(unknown))}.")
-        amount, currency, off_session = body.get("amount"), body.get("currency"), body.get("off_session", False)
-        if not isinstance(amount, int) or isinstance(amount, bool) or not 0 < amount <= MAX_AMOUNT:
-            raise invalid("amount_invalid", "amount is a positive whole number of minor units.", "amount")
-        if not isinstance(currency, str) or not (len(currency) == 3 and currency.isascii() and currency.isalpha()):
-            raise invalid("currency_invalid", "currency is an ISO 4217 code.", "currency")
-        if not isinstance(off_session, bool):
-            raise invalid("parameter_invalid", "off_session is true or false.", "off_session")
-        method = text_field(body, "payment_method")
-        if method is None:
-            raise invalid("parameter_missing", "payment_method is required.", "payment_method")
+        only(body, cls.__slots__)
         return cls(
-            amount,
-            currency.upper(),
-            method,
+            amount_field(body),
+            currency_field(body),
+            needed(body, "payment_method"),
             text_field(body, "customer"),
             text_field(body, "reference"),
             text_field(body, "description"),
-            off_session,
+            flag_field(body, "off_session"),
             metadata_field(body),
+            url_field(body, "return_url"),
         )
 
 
-def text_field(body: Json, name: str) -> str | None:
-    value = body.get(name)
-    if value is not None and (not isinstance(value, str) or not 0 < len(value) <= 1000):
-        raise invalid("parameter_invalid", f"{name} is a text of 1 to 1000 characters.", name)
-    return value
-
-
-def metadata_field(body: Json) -> dict[str, str]:
-    metadata = body.get("metadata", {})
-    if not isinstance(metadata, dict) or len(metadata) > 50 or not all(isinstance(v, str) for v in metadata.values()):
-        raise invalid("parameter_invalid", "metadata has at most 50 text values.", "metadata")
-    return metadata
-
-
-def new_id(prefix: str) -> str:
-    return f"{prefix}_{secrets.token_hex(12)}"
-
-
-def payment_object(row: sqlite3.Row) -> Json:
+def payment_object(account: Account, row: sqlite3.Row) -> Json:
     """A payment as the API shows it."""
     waits = row["status"] == "requires_action"
     return {
@@ -87,6 +70,8 @@ def payment_object(row: sqlite3.Row) -> Json:
         "amount": row["amount"],
         "currency": row["currency_received"],
         "amount_received": row["amount_received"],
+        "amount_refunded": row["amount_refunded"],
+        "disputed": bool(row["disputed"]),
         "customer": row["customer"],
         "payment_method": row["method"],
         "description": row["description"],
@@ -94,11 +79,12 @@ def payment_object(row: sqlite3.Row) -> Json:
         "key": row["key"],
         "metadata": json.loads(row["metadata"]),
         "off_session": bool(row["off_session"]),
+        "session": row["session"],
         "last_payment_error": json.loads(row["error"]) if row["error"] else None,
         "cancellation_reason": row["canceled_reason"],
         "next_action": {
             "type": "redirect_to_url",
-            "url": f"https://sandbox.invalid/authenticate/{row['id']}",
+            "url": authenticate_url(account, row["id"]),
             "expires_at": instant(row["action_expires_ms"]),
         }
         if waits
@@ -107,12 +93,19 @@ def payment_object(row: sqlite3.Row) -> Json:
     }
 
 
-def find_payment(connection: sqlite3.Connection, account: Account, identifier: str) -> sqlite3.Row:
+def authenticate_url(account: Account, identifier: str) -> str:
+    """The hosted page on which the payer passes or fails the authentication of a payment or a set-up."""
+    return f"{account.home.public_url}/authenticate/{identifier}"
+
+
+def find_payment(
+    connection: sqlite3.Connection, account: Account, identifier: str, param: str | None = None
+) -> sqlite3.Row:
     row: sqlite3.Row | None = connection.execute(
         "SELECT * FROM payments WHERE id = ? AND account = ?", (identifier, account.name)
     ).fetchone()
     if row is None:
-        raise missing("payment", identifier)
+        raise missing("payment", identifier, param)
     return row
 
 
@@ -191,19 +184,29 @@ def plan_for(
 
 
 def open_payment(
-    connection: sqlite3.Connection, account: Account, charge: Charge, key: str | None, plan: Plan
+    connection: sqlite3.Connection,
+    account: Account,
+    charge: Charge,
+    key: str | None,
+    plan: Plan,
+    instrument: Instrument,
+    session: str | None = None,
 ) -> sqlite3.Row:
-    """Writes the payment, the movement it causes and what will become of it."""
+    """Writes the payment, the movement it causes and what will become of it.
+
+    On a hosted page (``session``) the payment bears its key only once it succeeds or is under way: until then the
+    payer may try another way, and nothing about the key is decided.
+    """
     identifier, now = new_id("pay"), account.now_ms
     failed = plan.status == "failed"
     row: sqlite3.Row = connection.execute(
         "INSERT INTO payments (id, account, key, reference, status, amount, currency, amount_received, "
-        "currency_received, customer, method, description, metadata, off_session, error, action_expires_ms, created_ms)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING *",
+        "currency_received, customer, method, description, metadata, off_session, error, action_expires_ms, "
+        "return_url, session, created_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING *",
         (
             identifier,
             account.name,
-            key,
+            key if session is None or plan.status in ("succeeded", "processing") else None,
             charge.reference,
             plan.status,
             charge.amount,
@@ -217,18 +220,19 @@ def open_payment(
             int(charge.off_session),
             dumps(decline_error(plan.decline)) if failed and plan.decline else None,
             plan.due_ms if plan.status == "requires_action" else None,
+            charge.return_url,
+            session,
             now,
         ),
     ).fetchone()
     if plan.status == "succeeded":
-        move_money(connection, row, now)
+        move_money(connection, row, "charge", identifier, row["amount_received"], now)
     if plan.later is not None:
-        connection.execute(
-            "INSERT INTO transitions (account, due_ms, payment, kind) VALUES (?, ?, ?, ?)",
-            (account.name, plan.due_ms, identifier, plan.later),
-        )
-        account.next_due_ms = min(account.next_due_ms or plan.due_ms, plan.due_ms)
-    record_event(connection, account, f"payment.{plan.status}", payment_object(row), now)
+        account.plan(connection, identifier, plan.later, plan.due_ms)
+    record_event(connection, account, f"payment.{plan.status}", payment_object(account, row), now)
+    if plan.status == "succeeded" and instrument.dispute is not None:
+        disputes.open_dispute(connection, account, row, instrument.dispute, inquiry=instrument.inquiry)
+        row = find_payment(connection, account, identifier)
     return row
 
 
@@ -244,9 +248,9 @@ def decline_error(decline: Decline) -> Json:
     return {name: value for name, value in error.items() if value is not None}
 
 
-def charge_answer(row: sqlite3.Row) -> Answer:
+def charge_answer(account: Account, row: sqlite3.Row) -> Answer:
     """200 with the payment, or 402 with the refusal and the failed payment inside, as at Stripe."""
-    body = payment_object(row)
+    body = payment_object(account, row)
     if row["status"] == "failed":
         return Answer(402, dumps({"error": {**body["last_payment_error"], "payment": body}}))
     return Answer(200, dumps(body))
@@ -254,32 +258,6 @@ def charge_answer(row: sqlite3.Row) -> Answer:
 
 def server_error() -> Answer:
     return Answer(500, error_body("api_error", "internal", "Something went wrong on the gateway's side."))
-
-
-def move_money(connection: sqlite3.Connection, row: sqlite3.Row, at_ms: int) -> None:
-    """One line of the independent book: this much money has moved for this payment."""
-    connection.execute(
-        "INSERT INTO movements (account, kind, payment, reference, key, amount, currency, created_ms, recorded_ms) "
-        "VALUES (?, 'charge', ?, ?, ?, ?, ?, ?, ?)",
-        (
-            row["account"],
-            row["id"],
-            row["reference"],
-            row["key"],
-            row["amount_received"],
-            row["currency_received"],
-            at_ms,
-            machine_ms(),
-        ),
-    )
-
-
-def record_event(connection: sqlite3.Connection, account: Account, kind: str, body: Json, at_ms: int) -> None:
-    """Remembers a transition for whoever tells the outside about it."""
-    connection.execute(
-        "INSERT INTO events (id, account, type, object, created_ms) VALUES (?, ?, ?, ?, ?)",
-        (new_id("evt"), account.name, kind, dumps(body), at_ms),
-    )
 
 
 def change_status(
@@ -295,79 +273,19 @@ def change_status(
     """Ends a waiting payment: money moves if it succeeded, what was planned for it is dropped, an event is written."""
     succeeded = status == "succeeded"
     changed: sqlite3.Row = connection.execute(
-        "UPDATE payments SET status = ?, amount_received = ?, error = ?, canceled_reason = ?, action_expires_ms = NULL "
-        "WHERE seq = ? RETURNING *",
+        "UPDATE payments SET status = ?, amount_received = ?, error = ?, canceled_reason = ?, action_expires_ms = NULL, "
+        "key = coalesce(key, ?) WHERE seq = ? RETURNING *",
         (
             status,
             row["amount"] if succeeded else 0,
             dumps(decline_error(decline)) if decline else None,
             reason,
+            json.loads(row["metadata"]).get("key") if succeeded and row["session"] else None,
             row["seq"],
         ),
     ).fetchone()
     if succeeded:
-        move_money(connection, changed, at_ms)
-    connection.execute("DELETE FROM transitions WHERE payment = ?", (row["id"],))
-    record_event(connection, account, f"payment.{status}", payment_object(changed), at_ms)
+        move_money(connection, changed, "charge", row["id"], changed["amount_received"], at_ms)
+    account.unplan(connection, row["id"])
+    record_event(connection, account, f"payment.{status}", payment_object(account, changed), at_ms)
     return changed
-
-
-def run_due(connection: sqlite3.Connection, account: Account, until_ms: int) -> list[Json]:
-    """Executes the transitions due by ``until_ms`` (account time), earliest first, and tells what happened."""
-    happened: list[Json] = []
-    if account.next_due_ms is None or account.next_due_ms > until_ms:
-        return happened
-    while True:
-        due = connection.execute(
-            "SELECT due_ms, payment, kind FROM transitions WHERE account = ? AND due_ms <= ? "
-            "ORDER BY due_ms, seq LIMIT 1",
-            (account.name, until_ms),
-        ).fetchone()
-        if due is None:
-            break
-        row = find_payment(connection, account, due["payment"])
-        match due["kind"]:
-            case "settle":
-                changed = change_status(connection, account, row, "succeeded", due["due_ms"])
-            case "fail":
-                decline = DECLINES["generic_decline"]
-                changed = change_status(connection, account, row, "failed", due["due_ms"], decline=decline)
-            case _:
-                changed = change_status(connection, account, row, "canceled", due["due_ms"], reason="expired")
-        happened.append(
-            {
-                "payment": row["id"],
-                "reference": row["reference"],
-                "from": row["status"],
-                "to": changed["status"],
-                "at": instant(due["due_ms"]),
-            }
-        )
-    account.next_due_ms = next_due(connection, account)
-    return happened
-
-
-def cancel(connection: sqlite3.Connection, account: Account, identifier: str) -> Answer:
-    """Ends a payment that waits for the payer. Cancelling what is canceled changes nothing."""
-    row = find_payment(connection, account, identifier)
-    if row["status"] == "requires_action":
-        row = change_status(connection, account, row, "canceled", account.now_ms, reason="requested_by_merchant")
-    elif row["status"] != "canceled":
-        raise invalid("payment_unexpected_state", f"A payment that is {row['status']} cannot be canceled.")
-    return Answer(200, dumps(payment_object(row)))
-
-
-def complete_action(connection: sqlite3.Connection, account: Account, identifier: str, body: Json) -> Answer:
-    """Plays the payer: passes or fails the authentication that the payment waits for."""
-    result = body.get("result")
-    if result not in ("succeed", "fail"):
-        raise invalid("parameter_invalid", 'result is "succeed" or "fail".', "result")
-    row = find_payment(connection, account, identifier)
-    if row["status"] != "requires_action":
-        raise invalid("payment_unexpected_state", f"A payment that is {row['status']} waits for no action.")
-    if result == "succeed":
-        changed = change_status(connection, account, row, "succeeded", account.now_ms)
-    else:
-        decline = DECLINES["authentication_not_handled"]
-        changed = change_status(connection, account, row, "failed", account.now_ms, decline=decline)
-    return Answer(200, dumps(payment_object(changed)))

@@ -1,5 +1,6 @@
 """PaymentService: parse, use case, map."""
 
-from dunwell_server.payments.rpc.servicer import AllFirms, PaymentServicer, Presenters
+from dunwell_server.payments.rpc.parts import AllFirms, PaymentParts, Presenters
+from dunwell_server.payments.rpc.servicer import PaymentServicer
 
-__all__ = ["AllFirms", "PaymentServicer", "Presenters"]
+__all__ = ["AllFirms", "PaymentParts", "PaymentServicer", "Presenters"]

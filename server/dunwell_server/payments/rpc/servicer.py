@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from collections.abc import AsyncIterator
+from typing import Any, Final
 from uuid import UUID
 
-from dunwell.v1 import autopay_pb2, client_pb2, invoice_pb2, payment_method_pb2, payment_pb2, run_pb2
+from dunwell.v1 import autopay_pb2, payment_method_pb2, payment_pb2, run_pb2
 from dunwell.v1 import payment_service_pb2 as pb
-from dunwell.v1.payment_service_pb2_grpc import PaymentServiceServicer
-from dunwell_server.billing.model import AutopayCadence, Client, Invoice
+from dunwell_server.billing.model import AutopayCadence
 from dunwell_server.kernel.errors import DunwellError, Reason, field_invalid
 from dunwell_server.kernel.ids import Prefix, uuid7
 from dunwell_server.kernel.paging import SortValue
-from dunwell_server.payments.jobs import Charger, MethodKeeper
 from dunwell_server.payments.model import Allocation, Claim, PaymentMethod
 from dunwell_server.payments.rpc import messages
+from dunwell_server.payments.rpc.pages import PageHandlers
+from dunwell_server.payments.rpc.parts import PaymentHandlers
+from dunwell_server.payments.rpc.reconciliation import ReconciliationHandlers
+from dunwell_server.payments.rpc.refunds import RefundHandlers
 from dunwell_server.payments.service import autopay, charges, manual, methods, queries, resolution
 from dunwell_server.payments.service.queries import PaymentView
 from dunwell_server.payments.store.payments import PaymentFilter
@@ -25,9 +26,7 @@ from dunwell_server.platform import idempotency, runs
 from dunwell_server.platform.context import CallContext, Role
 from dunwell_server.platform.database import UnitOfWork
 from dunwell_server.platform.runs import RunKind
-from dunwell_server.rpc.calls import Calls
 from dunwell_server.rpc.converters import (
-    Pager,
     enum_name,
     expected_version,
     id_text,
@@ -47,44 +46,8 @@ _POLL_SECONDS: Final = 0.2
 _SIGN_OF_LIFE_SECONDS: Final = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Presenters:
-    """How billing shows what payments return of it."""
-
-    client: Callable[[UnitOfWork, Client], Awaitable[client_pb2.Client]]
-    invoice: Callable[[UnitOfWork, Invoice], Awaitable[invoice_pb2.Invoice]]
-
-
-class AllFirms(Protocol):
-    """What starts runs over all firms, and tells how they go."""
-
-    async def start(self, uow: UnitOfWork, kind: RunKind, params: dict[str, Any], *, dry_run: bool) -> UUID:
-        """Queue a run for every active firm that lives in real time, under one run over all; `uow` is firmless."""
-        ...
-
-    def tail(self, context: CallContext, run_id: UUID) -> AsyncIterator[run_pb2.RunProgress]:
-        """The progress of the run over all until it ends."""
-        ...
-
-
-class PaymentServicer(PaymentServiceServicer):
-    """Payment methods, autopay, payments."""
-
-    def __init__(
-        self,
-        calls: Calls,
-        charger: Charger,
-        keeper: MethodKeeper,
-        presenters: Presenters,
-        all_firms: AllFirms,
-        page_key: bytes,
-    ) -> None:
-        self._calls = calls
-        self._charger = charger
-        self._keeper = keeper
-        self._present = presenters
-        self._all_firms = all_firms
-        self._pager = Pager(page_key)
+class PaymentServicer(RefundHandlers, PageHandlers, ReconciliationHandlers, PaymentHandlers):
+    """Every RPC of the service: methods, autopay and payments here, the other topics in files of their own."""
 
     # Payment methods ---------------------------------------------------------------------------------------------
 

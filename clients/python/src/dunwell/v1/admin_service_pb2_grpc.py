@@ -74,6 +74,26 @@ class AdminServiceStub:
                 request_serializer=dunwell_dot_v1_dot_admin__service__pb2.RevokeApiKeyRequest.SerializeToString,
                 response_deserializer=dunwell_dot_v1_dot_admin__service__pb2.RevokeApiKeyResponse.FromString,
                 _registered_method=True)
+        self.ConfigureProvider = channel.unary_unary(
+                '/dunwell.v1.AdminService/ConfigureProvider',
+                request_serializer=dunwell_dot_v1_dot_admin__service__pb2.ConfigureProviderRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_admin__service__pb2.ConfigureProviderResponse.FromString,
+                _registered_method=True)
+        self.ResetBreaker = channel.unary_unary(
+                '/dunwell.v1.AdminService/ResetBreaker',
+                request_serializer=dunwell_dot_v1_dot_admin__service__pb2.ResetBreakerRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_admin__service__pb2.ResetBreakerResponse.FromString,
+                _registered_method=True)
+        self.ListPendingApprovals = channel.unary_unary(
+                '/dunwell.v1.AdminService/ListPendingApprovals',
+                request_serializer=dunwell_dot_v1_dot_admin__service__pb2.ListPendingApprovalsRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_admin__service__pb2.ListPendingApprovalsResponse.FromString,
+                _registered_method=True)
+        self.ApproveAction = channel.unary_unary(
+                '/dunwell.v1.AdminService/ApproveAction',
+                request_serializer=dunwell_dot_v1_dot_admin__service__pb2.ApproveActionRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_admin__service__pb2.ApproveActionResponse.FromString,
+                _registered_method=True)
         self.ListProviders = channel.unary_unary(
                 '/dunwell.v1.AdminService/ListProviders',
                 request_serializer=dunwell_dot_v1_dot_admin__service__pb2.ListProvidersRequest.SerializeToString,
@@ -181,6 +201,40 @@ class AdminServiceServicer:
     def RevokeApiKey(self, request, context):
         """Revokes an API key for ever; it stops working within seconds. Revoking twice is no error. Returns
         RESOURCE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ConfigureProvider(self, request, context):
+        """Sets up a provider account: the firm's own, or with `shared` (ADMIN) the installation's, used by the firms that have
+        none of their own. Replaces the one there is; webhook secrets replaced stay valid for `previous_secret_seconds`.
+        Takes effect at once, without a restart. Credentials are encrypted and never shown again. Returns
+        PROVIDER_NOT_CONFIGURED for an unknown provider, PROVIDER_MODE_MISMATCH, CREDENTIAL_INVALID naming what is missing
+        or malformed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResetBreaker(self, request, context):
+        """Lets a provider account whose breaker has tripped be used again. Returns RESOURCE_NOT_FOUND, STATE_CONFLICT when it
+        has not tripped.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPendingApprovals(self, request, context):
+        """Lists what waits for a second person.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveAction(self, request, context):
+        """Approves or rejects what another person has proposed. Returns RESOURCE_NOT_FOUND, STATE_CONFLICT when it is decided
+        already or cannot be done any more, APPROVAL_REQUIRED when the proposer tries to approve it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -297,6 +351,26 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.RevokeApiKey,
                     request_deserializer=dunwell_dot_v1_dot_admin__service__pb2.RevokeApiKeyRequest.FromString,
                     response_serializer=dunwell_dot_v1_dot_admin__service__pb2.RevokeApiKeyResponse.SerializeToString,
+            ),
+            'ConfigureProvider': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfigureProvider,
+                    request_deserializer=dunwell_dot_v1_dot_admin__service__pb2.ConfigureProviderRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_admin__service__pb2.ConfigureProviderResponse.SerializeToString,
+            ),
+            'ResetBreaker': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResetBreaker,
+                    request_deserializer=dunwell_dot_v1_dot_admin__service__pb2.ResetBreakerRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_admin__service__pb2.ResetBreakerResponse.SerializeToString,
+            ),
+            'ListPendingApprovals': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPendingApprovals,
+                    request_deserializer=dunwell_dot_v1_dot_admin__service__pb2.ListPendingApprovalsRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_admin__service__pb2.ListPendingApprovalsResponse.SerializeToString,
+            ),
+            'ApproveAction': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveAction,
+                    request_deserializer=dunwell_dot_v1_dot_admin__service__pb2.ApproveActionRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_admin__service__pb2.ApproveActionResponse.SerializeToString,
             ),
             'ListProviders': grpc.unary_unary_rpc_method_handler(
                     servicer.ListProviders,
@@ -543,6 +617,114 @@ class AdminService:
             '/dunwell.v1.AdminService/RevokeApiKey',
             dunwell_dot_v1_dot_admin__service__pb2.RevokeApiKeyRequest.SerializeToString,
             dunwell_dot_v1_dot_admin__service__pb2.RevokeApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConfigureProvider(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.AdminService/ConfigureProvider',
+            dunwell_dot_v1_dot_admin__service__pb2.ConfigureProviderRequest.SerializeToString,
+            dunwell_dot_v1_dot_admin__service__pb2.ConfigureProviderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResetBreaker(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.AdminService/ResetBreaker',
+            dunwell_dot_v1_dot_admin__service__pb2.ResetBreakerRequest.SerializeToString,
+            dunwell_dot_v1_dot_admin__service__pb2.ResetBreakerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPendingApprovals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.AdminService/ListPendingApprovals',
+            dunwell_dot_v1_dot_admin__service__pb2.ListPendingApprovalsRequest.SerializeToString,
+            dunwell_dot_v1_dot_admin__service__pb2.ListPendingApprovalsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveAction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.AdminService/ApproveAction',
+            dunwell_dot_v1_dot_admin__service__pb2.ApproveActionRequest.SerializeToString,
+            dunwell_dot_v1_dot_admin__service__pb2.ApproveActionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -58,6 +58,23 @@ class AdminServiceStub:
     """Revokes an API key for ever; it stops working within seconds. Revoking twice is no error. Returns
     RESOURCE_NOT_FOUND.
     """
+    ConfigureProvider: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ConfigureProviderRequest, _admin_service_pb2.ConfigureProviderResponse]
+    """Sets up a provider account: the firm's own, or with `shared` (ADMIN) the installation's, used by the firms that have
+    none of their own. Replaces the one there is; webhook secrets replaced stay valid for `previous_secret_seconds`.
+    Takes effect at once, without a restart. Credentials are encrypted and never shown again. Returns
+    PROVIDER_NOT_CONFIGURED for an unknown provider, PROVIDER_MODE_MISMATCH, CREDENTIAL_INVALID naming what is missing
+    or malformed.
+    """
+    ResetBreaker: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ResetBreakerRequest, _admin_service_pb2.ResetBreakerResponse]
+    """Lets a provider account whose breaker has tripped be used again. Returns RESOURCE_NOT_FOUND, STATE_CONFLICT when it
+    has not tripped.
+    """
+    ListPendingApprovals: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListPendingApprovalsRequest, _admin_service_pb2.ListPendingApprovalsResponse]
+    """Lists what waits for a second person."""
+    ApproveAction: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ApproveActionRequest, _admin_service_pb2.ApproveActionResponse]
+    """Approves or rejects what another person has proposed. Returns RESOURCE_NOT_FOUND, STATE_CONFLICT when it is decided
+    already or cannot be done any more, APPROVAL_REQUIRED when the proposer tries to approve it.
+    """
     ListProviders: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListProvidersRequest, _admin_service_pb2.ListProvidersResponse]
     """Lists the payment providers that this installation knows, and how the firm stands with each."""
     CreateTestClock: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.CreateTestClockRequest, _admin_service_pb2.CreateTestClockResponse]
@@ -115,6 +132,23 @@ class AdminServiceAsyncStub(AdminServiceStub):
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeApiKeyRequest, _admin_service_pb2.RevokeApiKeyResponse]  # type: ignore[assignment]
     """Revokes an API key for ever; it stops working within seconds. Revoking twice is no error. Returns
     RESOURCE_NOT_FOUND.
+    """
+    ConfigureProvider: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ConfigureProviderRequest, _admin_service_pb2.ConfigureProviderResponse]  # type: ignore[assignment]
+    """Sets up a provider account: the firm's own, or with `shared` (ADMIN) the installation's, used by the firms that have
+    none of their own. Replaces the one there is; webhook secrets replaced stay valid for `previous_secret_seconds`.
+    Takes effect at once, without a restart. Credentials are encrypted and never shown again. Returns
+    PROVIDER_NOT_CONFIGURED for an unknown provider, PROVIDER_MODE_MISMATCH, CREDENTIAL_INVALID naming what is missing
+    or malformed.
+    """
+    ResetBreaker: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ResetBreakerRequest, _admin_service_pb2.ResetBreakerResponse]  # type: ignore[assignment]
+    """Lets a provider account whose breaker has tripped be used again. Returns RESOURCE_NOT_FOUND, STATE_CONFLICT when it
+    has not tripped.
+    """
+    ListPendingApprovals: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListPendingApprovalsRequest, _admin_service_pb2.ListPendingApprovalsResponse]  # type: ignore[assignment]
+    """Lists what waits for a second person."""
+    ApproveAction: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ApproveActionRequest, _admin_service_pb2.ApproveActionResponse]  # type: ignore[assignment]
+    """Approves or rejects what another person has proposed. Returns RESOURCE_NOT_FOUND, STATE_CONFLICT when it is decided
+    already or cannot be done any more, APPROVAL_REQUIRED when the proposer tries to approve it.
     """
     ListProviders: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListProvidersRequest, _admin_service_pb2.ListProvidersResponse]  # type: ignore[assignment]
     """Lists the payment providers that this installation knows, and how the firm stands with each."""
@@ -212,6 +246,47 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_admin_service_pb2.RevokeApiKeyResponse, _abc.Awaitable[_admin_service_pb2.RevokeApiKeyResponse]]:
         """Revokes an API key for ever; it stops working within seconds. Revoking twice is no error. Returns
         RESOURCE_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ConfigureProvider(
+        self,
+        request: _admin_service_pb2.ConfigureProviderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ConfigureProviderResponse, _abc.Awaitable[_admin_service_pb2.ConfigureProviderResponse]]:
+        """Sets up a provider account: the firm's own, or with `shared` (ADMIN) the installation's, used by the firms that have
+        none of their own. Replaces the one there is; webhook secrets replaced stay valid for `previous_secret_seconds`.
+        Takes effect at once, without a restart. Credentials are encrypted and never shown again. Returns
+        PROVIDER_NOT_CONFIGURED for an unknown provider, PROVIDER_MODE_MISMATCH, CREDENTIAL_INVALID naming what is missing
+        or malformed.
+        """
+
+    @_abc_1.abstractmethod
+    def ResetBreaker(
+        self,
+        request: _admin_service_pb2.ResetBreakerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ResetBreakerResponse, _abc.Awaitable[_admin_service_pb2.ResetBreakerResponse]]:
+        """Lets a provider account whose breaker has tripped be used again. Returns RESOURCE_NOT_FOUND, STATE_CONFLICT when it
+        has not tripped.
+        """
+
+    @_abc_1.abstractmethod
+    def ListPendingApprovals(
+        self,
+        request: _admin_service_pb2.ListPendingApprovalsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListPendingApprovalsResponse, _abc.Awaitable[_admin_service_pb2.ListPendingApprovalsResponse]]:
+        """Lists what waits for a second person."""
+
+    @_abc_1.abstractmethod
+    def ApproveAction(
+        self,
+        request: _admin_service_pb2.ApproveActionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ApproveActionResponse, _abc.Awaitable[_admin_service_pb2.ApproveActionResponse]]:
+        """Approves or rejects what another person has proposed. Returns RESOURCE_NOT_FOUND, STATE_CONFLICT when it is decided
+        already or cannot be done any more, APPROVAL_REQUIRED when the proposer tries to approve it.
         """
 
     @_abc_1.abstractmethod

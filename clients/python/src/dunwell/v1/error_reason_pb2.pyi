@@ -282,6 +282,36 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """CANCELLED. The caller cancelled the call. A repeat under the same `request_id` is safe, and finds what was done.
         {"reason": "CANCELLED", "domain": "dunwell"}
     """
+    ERROR_REASON_REFUND_EXCEEDS_PAYMENT: _ErrorReason.ValueType  # 52
+    """FAILED_PRECONDITION. More is asked back than is left of the payment. Metadata: `refundable_minor`, what is left in
+    minor units; `currency_code`.
+        {"reason": "REFUND_EXCEEDS_PAYMENT", "domain": "dunwell",
+         "metadata": {"refundable_minor": "1200", "currency_code": "USD"}}
+    """
+    ERROR_REASON_PAYMENT_DISPUTED: _ErrorReason.ValueType  # 53
+    """FAILED_PRECONDITION. The payment is in a dispute: refunding it could lose the money twice. Metadata: `payment_id`.
+        {"reason": "PAYMENT_DISPUTED", "domain": "dunwell",
+         "metadata": {"payment_id": "pay_01k2m9v3e8f0r9t6z1q4x7w5ab"}}
+    """
+    ERROR_REASON_SIGNATURE_INVALID: _ErrorReason.ValueType  # 54
+    """INVALID_ARGUMENT. A webhook that the account did not sign, or signed too long ago. Metadata: `cause`, a fixed word.
+        {"reason": "SIGNATURE_INVALID", "domain": "dunwell", "metadata": {"cause": "mismatch"}}
+    """
+    ERROR_REASON_BREAKER_OPEN: _ErrorReason.ValueType  # 55
+    """FAILED_PRECONDITION. The breaker of the provider account has tripped: nothing is sent until somebody has looked and
+    called ResetBreaker. Metadata: `provider`; `cause`, which limit was passed.
+        {"reason": "BREAKER_OPEN", "domain": "dunwell",
+         "metadata": {"provider": "stripe", "cause": "decline_ratio"}}
+    """
+    ERROR_REASON_CREDENTIAL_INVALID: _ErrorReason.ValueType  # 56
+    """INVALID_ARGUMENT. A provider credential is missing, malformed, or of the other mode. Metadata: `credential`, its
+    name.
+        {"reason": "CREDENTIAL_INVALID", "domain": "dunwell", "metadata": {"credential": "secret_key"}}
+    """
+    ERROR_REASON_RECOVERING: _ErrorReason.ValueType  # 57
+    """UNAVAILABLE. After a restore nothing is charged until the providers' record has been taken over.
+        {"reason": "RECOVERING", "domain": "dunwell"}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The closed list of reasons. Every error status carries a google.rpc.ErrorInfo whose `domain` is `dunwell` and whose
@@ -549,5 +579,35 @@ state.
 ERROR_REASON_CANCELLED: ErrorReason.ValueType  # 51
 """CANCELLED. The caller cancelled the call. A repeat under the same `request_id` is safe, and finds what was done.
     {"reason": "CANCELLED", "domain": "dunwell"}
+"""
+ERROR_REASON_REFUND_EXCEEDS_PAYMENT: ErrorReason.ValueType  # 52
+"""FAILED_PRECONDITION. More is asked back than is left of the payment. Metadata: `refundable_minor`, what is left in
+minor units; `currency_code`.
+    {"reason": "REFUND_EXCEEDS_PAYMENT", "domain": "dunwell",
+     "metadata": {"refundable_minor": "1200", "currency_code": "USD"}}
+"""
+ERROR_REASON_PAYMENT_DISPUTED: ErrorReason.ValueType  # 53
+"""FAILED_PRECONDITION. The payment is in a dispute: refunding it could lose the money twice. Metadata: `payment_id`.
+    {"reason": "PAYMENT_DISPUTED", "domain": "dunwell",
+     "metadata": {"payment_id": "pay_01k2m9v3e8f0r9t6z1q4x7w5ab"}}
+"""
+ERROR_REASON_SIGNATURE_INVALID: ErrorReason.ValueType  # 54
+"""INVALID_ARGUMENT. A webhook that the account did not sign, or signed too long ago. Metadata: `cause`, a fixed word.
+    {"reason": "SIGNATURE_INVALID", "domain": "dunwell", "metadata": {"cause": "mismatch"}}
+"""
+ERROR_REASON_BREAKER_OPEN: ErrorReason.ValueType  # 55
+"""FAILED_PRECONDITION. The breaker of the provider account has tripped: nothing is sent until somebody has looked and
+called ResetBreaker. Metadata: `provider`; `cause`, which limit was passed.
+    {"reason": "BREAKER_OPEN", "domain": "dunwell",
+     "metadata": {"provider": "stripe", "cause": "decline_ratio"}}
+"""
+ERROR_REASON_CREDENTIAL_INVALID: ErrorReason.ValueType  # 56
+"""INVALID_ARGUMENT. A provider credential is missing, malformed, or of the other mode. Metadata: `credential`, its
+name.
+    {"reason": "CREDENTIAL_INVALID", "domain": "dunwell", "metadata": {"credential": "secret_key"}}
+"""
+ERROR_REASON_RECOVERING: ErrorReason.ValueType  # 57
+"""UNAVAILABLE. After a restore nothing is charged until the providers' record has been taken over.
+    {"reason": "RECOVERING", "domain": "dunwell"}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -72,6 +72,8 @@ class Firm(_message.Message):
     DEFAULT_PROVIDER_FIELD_NUMBER: _builtins.int
     BRANDING_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
+    REFUND_APPROVAL_LIMITS_FIELD_NUMBER: _builtins.int
+    BREAKER_POLICY_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     TEST_CLOCK_ID_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
@@ -144,6 +146,16 @@ class Firm(_message.Message):
         """Feature switches that differ from the installation's. Not set: none differ."""
 
     @_builtins.property
+    def refund_approval_limits(self) -> _containers.RepeatedCompositeFieldContainer[_money_pb2.Money]:
+        """Up to which amount one person may refund; at most one entry per currency. Above it a second person must approve. A
+        currency without an entry: one person may refund any amount.
+        """
+
+    @_builtins.property
+    def breaker_policy(self) -> Global___BreakerPolicy:
+        """When charging at a provider account stops by itself. Not set at creation: the defaults of the fields."""
+
+    @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was created. Firm time."""
 
@@ -173,15 +185,17 @@ class Firm(_message.Message):
         default_provider: _builtins.str = ...,
         branding: Global___Branding | None = ...,
         features: Global___FeatureOverrides | None = ...,
+        refund_approval_limits: _abc.Iterable[_money_pb2.Money] | None = ...,
+        breaker_policy: Global___BreakerPolicy | None = ...,
         state: Global___FirmState.ValueType = ...,
         test_clock_id: _builtins.str = ...,
         etag: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "address", b"address", "branding", b"branding", "create_time", b"create_time", "features", b"features", "numbering", b"numbering", "payment_terms_days", b"payment_terms_days", "retry_policy", b"retry_policy", "run_schedule", b"run_schedule", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "address", b"address", "branding", b"branding", "breaker_policy", b"breaker_policy", "create_time", b"create_time", "features", b"features", "numbering", b"numbering", "payment_terms_days", b"payment_terms_days", "retry_policy", b"retry_policy", "run_schedule", b"run_schedule", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "address", b"address", "approval_limits", b"approval_limits", "branding", b"branding", "create_time", b"create_time", "currency_code", b"currency_code", "default_provider", b"default_provider", "display_name", b"display_name", "etag", b"etag", "external_id", b"external_id", "features", b"features", "id", b"id", "legal_name", b"legal_name", "locale", b"locale", "mode", b"mode", "notice_email", b"notice_email", "numbering", b"numbering", "payment_terms_days", b"payment_terms_days", "retry_policy", b"retry_policy", "run_schedule", b"run_schedule", "state", b"state", "tax_id", b"tax_id", "test_clock_id", b"test_clock_id", "time_zone", b"time_zone", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "address", b"address", "approval_limits", b"approval_limits", "branding", b"branding", "breaker_policy", b"breaker_policy", "create_time", b"create_time", "currency_code", b"currency_code", "default_provider", b"default_provider", "display_name", b"display_name", "etag", b"etag", "external_id", b"external_id", "features", b"features", "id", b"id", "legal_name", b"legal_name", "locale", b"locale", "mode", b"mode", "notice_email", b"notice_email", "numbering", b"numbering", "payment_terms_days", b"payment_terms_days", "refund_approval_limits", b"refund_approval_limits", "retry_policy", b"retry_policy", "run_schedule", b"run_schedule", "state", b"state", "tax_id", b"tax_id", "test_clock_id", b"test_clock_id", "time_zone", b"time_zone", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__payment_terms_days: _TypeAlias = _typing.Literal["payment_terms_days"]  # noqa: Y015
     _WhichOneofArgType__payment_terms_days: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days"]  # noqa: Y015
@@ -272,6 +286,42 @@ class RetryPolicy(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__retry_on_new_method) -> _WhichOneofReturnType__retry_on_new_method | None: ...
 
 Global___RetryPolicy: _TypeAlias = RetryPolicy  # noqa: Y015
+
+@_typing.final
+class BreakerPolicy(_message.Message):
+    """When charging at a provider account stops by itself, until somebody has looked and called ResetBreaker. What is due
+    waits; nothing is dropped.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHARGES_PER_HOUR_FIELD_NUMBER: _builtins.int
+    SAME_AMOUNT_PER_DAY_FIELD_NUMBER: _builtins.int
+    DECLINE_PERCENT_FIELD_NUMBER: _builtins.int
+    DISABLED_FIELD_NUMBER: _builtins.int
+    charges_per_hour: _builtins.int
+    """Most charges sent in an hour. 0: 100,000."""
+    same_amount_per_day: _builtins.int
+    """Most charges of the same amount to the same client in 24 hours. 0: 20."""
+    decline_percent: _builtins.int
+    """Declined charges of an hour's, in percent, above which it trips; counted from 100 charges on. 0: 90."""
+    disabled: _builtins.bool
+    """True: it never trips."""
+    def __init__(
+        self,
+        *,
+        charges_per_hour: _builtins.int = ...,
+        same_amount_per_day: _builtins.int = ...,
+        decline_percent: _builtins.int = ...,
+        disabled: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charges_per_hour", b"charges_per_hour", "decline_percent", b"decline_percent", "disabled", b"disabled", "same_amount_per_day", b"same_amount_per_day"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BreakerPolicy: _TypeAlias = BreakerPolicy  # noqa: Y015
 
 @_typing.final
 class RunSchedule(_message.Message):

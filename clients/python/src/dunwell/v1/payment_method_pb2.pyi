@@ -86,6 +86,46 @@ PAYMENT_METHOD_STATE_DETACHED: PaymentMethodState.ValueType  # 4
 """Detached; never charged again."""
 Global___PaymentMethodState: _TypeAlias = PaymentMethodState  # noqa: Y015
 
+class _PaymentMethodHealth:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PaymentMethodHealthEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PaymentMethodHealth.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PAYMENT_METHOD_HEALTH_UNSPECIFIED: _PaymentMethodHealth.ValueType  # 0
+    """Never sent."""
+    PAYMENT_METHOD_HEALTH_GOOD: _PaymentMethodHealth.ValueType  # 1
+    """Nothing is known against it."""
+    PAYMENT_METHOD_HEALTH_EXPIRING: _PaymentMethodHealth.ValueType  # 2
+    """It expires within 30 days."""
+    PAYMENT_METHOD_HEALTH_EXPIRED: _PaymentMethodHealth.ValueType  # 3
+    """It has expired."""
+    PAYMENT_METHOD_HEALTH_FAILING: _PaymentMethodHealth.ValueType  # 4
+    """Its last charge failed."""
+    PAYMENT_METHOD_HEALTH_HIGH_RISK: _PaymentMethodHealth.ValueType  # 5
+    """Three or more of its charges in a row failed, or it is near the card network's ceiling of tries."""
+    PAYMENT_METHOD_HEALTH_DEAD: _PaymentMethodHealth.ValueType  # 6
+    """It is never charged again."""
+
+class PaymentMethodHealth(_PaymentMethodHealth, metaclass=_PaymentMethodHealthEnumTypeWrapper):
+    """How a method is doing. May grow."""
+
+PAYMENT_METHOD_HEALTH_UNSPECIFIED: PaymentMethodHealth.ValueType  # 0
+"""Never sent."""
+PAYMENT_METHOD_HEALTH_GOOD: PaymentMethodHealth.ValueType  # 1
+"""Nothing is known against it."""
+PAYMENT_METHOD_HEALTH_EXPIRING: PaymentMethodHealth.ValueType  # 2
+"""It expires within 30 days."""
+PAYMENT_METHOD_HEALTH_EXPIRED: PaymentMethodHealth.ValueType  # 3
+"""It has expired."""
+PAYMENT_METHOD_HEALTH_FAILING: PaymentMethodHealth.ValueType  # 4
+"""Its last charge failed."""
+PAYMENT_METHOD_HEALTH_HIGH_RISK: PaymentMethodHealth.ValueType  # 5
+"""Three or more of its charges in a row failed, or it is near the card network's ceiling of tries."""
+PAYMENT_METHOD_HEALTH_DEAD: PaymentMethodHealth.ValueType  # 6
+"""It is never charged again."""
+Global___PaymentMethodHealth: _TypeAlias = PaymentMethodHealth  # noqa: Y015
+
 @_typing.final
 class PaymentMethod(_message.Message):
     """A client's means of payment at a provider."""
@@ -127,6 +167,7 @@ class PaymentMethod(_message.Message):
     CARD_FIELD_NUMBER: _builtins.int
     LAST_SUCCESS_TIME_FIELD_NUMBER: _builtins.int
     LAST_FAILURE_TIME_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
@@ -154,6 +195,8 @@ class PaymentMethod(_message.Message):
     """
     backup_priority: _builtins.int
     """Place in the order of backups, tried when the default is dead: 1 first. 0: not a backup."""
+    health: Global___PaymentMethodHealth.ValueType
+    """How it is doing."""
     etag: _builtins.str
     """Changes with every change of the object; pass it back to refuse overwriting somebody else's change."""
     @_builtins.property
@@ -198,13 +241,14 @@ class PaymentMethod(_message.Message):
         card: Global___CardSummary | None = ...,
         last_success_time: _timestamp_pb2.Timestamp | None = ...,
         last_failure_time: _timestamp_pb2.Timestamp | None = ...,
+        health: Global___PaymentMethodHealth.ValueType = ...,
         etag: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["card", b"card", "create_time", b"create_time", "last_failure_time", b"last_failure_time", "last_success_time", b"last_success_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backup_priority", b"backup_priority", "block_code", b"block_code", "card", b"card", "client_id", b"client_id", "create_time", b"create_time", "etag", b"etag", "firm_id", b"firm_id", "id", b"id", "is_default", b"is_default", "kind", b"kind", "last_failure_time", b"last_failure_time", "last_success_time", b"last_success_time", "metadata", b"metadata", "mode", b"mode", "provider", b"provider", "provider_method_id", b"provider_method_id", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backup_priority", b"backup_priority", "block_code", b"block_code", "card", b"card", "client_id", b"client_id", "create_time", b"create_time", "etag", b"etag", "firm_id", b"firm_id", "health", b"health", "id", b"id", "is_default", b"is_default", "kind", b"kind", "last_failure_time", b"last_failure_time", "last_success_time", b"last_success_time", "metadata", b"metadata", "mode", b"mode", "provider", b"provider", "provider_method_id", b"provider_method_id", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -80,6 +80,12 @@ class _PaymentKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PaymentKi
     """Money received outside any provider: RecordManualPayment."""
     PAYMENT_KIND_LATE_LANDING: _PaymentKind.ValueType  # 4
     """Money that a provider took after another success, or after the payment was given up. It becomes client credit."""
+    PAYMENT_KIND_ONE_TIME: _PaymentKind.ValueType  # 5
+    """CreatePayment."""
+    PAYMENT_KIND_CHECKOUT: _PaymentKind.ValueType  # 6
+    """Paid by the client on a hosted page: CreateCheckoutSession, CreateHostedLink."""
+    PAYMENT_KIND_ADOPTED: _PaymentKind.ValueType  # 7
+    """Found at the provider and taken over from its record."""
 
 class PaymentKind(_PaymentKind, metaclass=_PaymentKindEnumTypeWrapper):
     """How a payment came about."""
@@ -94,6 +100,12 @@ PAYMENT_KIND_MANUAL: PaymentKind.ValueType  # 3
 """Money received outside any provider: RecordManualPayment."""
 PAYMENT_KIND_LATE_LANDING: PaymentKind.ValueType  # 4
 """Money that a provider took after another success, or after the payment was given up. It becomes client credit."""
+PAYMENT_KIND_ONE_TIME: PaymentKind.ValueType  # 5
+"""CreatePayment."""
+PAYMENT_KIND_CHECKOUT: PaymentKind.ValueType  # 6
+"""Paid by the client on a hosted page: CreateCheckoutSession, CreateHostedLink."""
+PAYMENT_KIND_ADOPTED: PaymentKind.ValueType  # 7
+"""Found at the provider and taken over from its record."""
 Global___PaymentKind: _TypeAlias = PaymentKind  # noqa: Y015
 
 class _AttemptState:
@@ -265,6 +277,8 @@ class Payment(_message.Message):
     LATE_ATTEMPT_ID_FIELD_NUMBER: _builtins.int
     RUN_ID_FIELD_NUMBER: _builtins.int
     FINISH_TIME_FIELD_NUMBER: _builtins.int
+    CHECKOUT_SESSION_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_REFUND_PENDING_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
@@ -294,6 +308,8 @@ class Payment(_message.Message):
     """LATE_LANDING: the attempt that landed. Empty otherwise."""
     run_id: _builtins.str
     """The run that made it. Empty: none."""
+    checkout_session_id: _builtins.str
+    """CHECKOUT: the page on which it is paid. Empty otherwise."""
     etag: _builtins.str
     """Changes with every change of the payment."""
     @_builtins.property
@@ -337,6 +353,10 @@ class Payment(_message.Message):
         """When it reached an end state. Firm time. Not set: it has not."""
 
     @_builtins.property
+    def amount_refund_pending(self) -> _money_pb2.Money:
+        """Asked back and not back yet: refunds PROCESSING, PENDING or awaiting approval."""
+
+    @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was created. Firm time."""
 
@@ -370,13 +390,15 @@ class Payment(_message.Message):
         late_attempt_id: _builtins.str = ...,
         run_id: _builtins.str = ...,
         finish_time: _timestamp_pb2.Timestamp | None = ...,
+        checkout_session_id: _builtins.str = ...,
+        amount_refund_pending: _money_pb2.Money | None = ...,
         etag: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_slot_no", b"_slot_no", "action_expire_time", b"action_expire_time", "amount", b"amount", "amount_charged_back", b"amount_charged_back", "amount_credited", b"amount_credited", "amount_refunded", b"amount_refunded", "create_time", b"create_time", "failure", b"failure", "finish_time", b"finish_time", "manual", b"manual", "slot_no", b"slot_no", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_slot_no", b"_slot_no", "action_expire_time", b"action_expire_time", "amount", b"amount", "amount_charged_back", b"amount_charged_back", "amount_credited", b"amount_credited", "amount_refund_pending", b"amount_refund_pending", "amount_refunded", b"amount_refunded", "create_time", b"create_time", "failure", b"failure", "finish_time", b"finish_time", "manual", b"manual", "slot_no", b"slot_no", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_slot_no", b"_slot_no", "action_expire_time", b"action_expire_time", "action_url", b"action_url", "allocations", b"allocations", "amount", b"amount", "amount_charged_back", b"amount_charged_back", "amount_credited", b"amount_credited", "amount_refunded", b"amount_refunded", "attempts", b"attempts", "client_id", b"client_id", "create_time", b"create_time", "etag", b"etag", "failure", b"failure", "finish_time", b"finish_time", "firm_id", b"firm_id", "id", b"id", "invoice_id", b"invoice_id", "kind", b"kind", "late_attempt_id", b"late_attempt_id", "manual", b"manual", "mode", b"mode", "payment_method_id", b"payment_method_id", "provider", b"provider", "run_id", b"run_id", "slot_no", b"slot_no", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_slot_no", b"_slot_no", "action_expire_time", b"action_expire_time", "action_url", b"action_url", "allocations", b"allocations", "amount", b"amount", "amount_charged_back", b"amount_charged_back", "amount_credited", b"amount_credited", "amount_refund_pending", b"amount_refund_pending", "amount_refunded", b"amount_refunded", "attempts", b"attempts", "checkout_session_id", b"checkout_session_id", "client_id", b"client_id", "create_time", b"create_time", "etag", b"etag", "failure", b"failure", "finish_time", b"finish_time", "firm_id", b"firm_id", "id", b"id", "invoice_id", b"invoice_id", "kind", b"kind", "late_attempt_id", b"late_attempt_id", "manual", b"manual", "mode", b"mode", "payment_method_id", b"payment_method_id", "provider", b"provider", "run_id", b"run_id", "slot_no", b"slot_no", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__slot_no: _TypeAlias = _typing.Literal["slot_no"]  # noqa: Y015
     _WhichOneofArgType__slot_no: _TypeAlias = _typing.Literal["_slot_no", b"_slot_no"]  # noqa: Y015

@@ -5,12 +5,15 @@ The service of payment methods, autopay and payments."""
 
 from collections import abc as _abc
 from dunwell.v1 import autopay_pb2 as _autopay_pb2
+from dunwell.v1 import checkout_pb2 as _checkout_pb2
 from dunwell.v1 import client_pb2 as _client_pb2
 from dunwell.v1 import invoice_pb2 as _invoice_pb2
 from dunwell.v1 import money_pb2 as _money_pb2
 from dunwell.v1 import payment_method_pb2 as _payment_method_pb2
 from dunwell.v1 import payment_pb2 as _payment_pb2
+from dunwell.v1 import payment_report_pb2 as _payment_report_pb2
 from dunwell.v1 import range_pb2 as _range_pb2
+from dunwell.v1 import refund_pb2 as _refund_pb2
 from dunwell.v1 import run_pb2 as _run_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
@@ -912,3 +915,909 @@ class ProcessRecurringChargesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProcessRecurringChargesResponse: _TypeAlias = ProcessRecurringChargesResponse  # noqa: Y015
+
+@_typing.final
+class EnsureProviderCustomerRequest(_message.Message):
+    """Request of EnsureProviderCustomer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    EXISTING_REFERENCE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    """The client."""
+    provider: _builtins.str
+    """Name of the provider. Empty: the firm's default."""
+    existing_reference: _builtins.str
+    """The provider's id of a customer that exists there already, to be adopted. Empty: one is made if need be."""
+    request_id: _builtins.str
+    """A UUID made by the caller, required: the key of idempotency."""
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        existing_reference: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "existing_reference", b"existing_reference", "provider", b"provider", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnsureProviderCustomerRequest: _TypeAlias = EnsureProviderCustomerRequest  # noqa: Y015
+
+@_typing.final
+class EnsureProviderCustomerResponse(_message.Message):
+    """Response of EnsureProviderCustomer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_CUSTOMER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def provider_customer(self) -> _checkout_pb2.ProviderCustomer:
+        """The customer."""
+
+    def __init__(
+        self,
+        *,
+        provider_customer: _checkout_pb2.ProviderCustomer | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provider_customer", b"provider_customer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["provider_customer", b"provider_customer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnsureProviderCustomerResponse: _TypeAlias = EnsureProviderCustomerResponse  # noqa: Y015
+
+@_typing.final
+class GetProviderCustomerRequest(_message.Message):
+    """Request of GetProviderCustomer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    """The client."""
+    provider: _builtins.str
+    """Name of the provider. Empty: the firm's default."""
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        provider: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetProviderCustomerRequest: _TypeAlias = GetProviderCustomerRequest  # noqa: Y015
+
+@_typing.final
+class GetProviderCustomerResponse(_message.Message):
+    """Response of GetProviderCustomer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_CUSTOMER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def provider_customer(self) -> _checkout_pb2.ProviderCustomer:
+        """The customer."""
+
+    def __init__(
+        self,
+        *,
+        provider_customer: _checkout_pb2.ProviderCustomer | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provider_customer", b"provider_customer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["provider_customer", b"provider_customer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetProviderCustomerResponse: _TypeAlias = GetProviderCustomerResponse  # noqa: Y015
+
+@_typing.final
+class CreateSetupIntentRequest(_message.Message):
+    """Request of CreateSetupIntent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    MAKE_DEFAULT_FIELD_NUMBER: _builtins.int
+    BACKUP_PRIORITY_FIELD_NUMBER: _builtins.int
+    ENABLE_AUTOPAY_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    """The client."""
+    provider: _builtins.str
+    """Name of the provider. Empty: the firm's default."""
+    make_default: _builtins.bool
+    """True: the method becomes the client's default. False: only if the client has no usable default."""
+    backup_priority: _builtins.int
+    """Place in the order of backups: 1 first. 0: not a backup."""
+    enable_autopay: _builtins.bool
+    """True: autopay is switched on with the method when it is attached."""
+    request_id: _builtins.str
+    """A UUID made by the caller, required: the key of idempotency."""
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The caller's own labels for the method."""
+
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        make_default: _builtins.bool = ...,
+        backup_priority: _builtins.int = ...,
+        enable_autopay: _builtins.bool = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backup_priority", b"backup_priority", "client_id", b"client_id", "enable_autopay", b"enable_autopay", "make_default", b"make_default", "metadata", b"metadata", "provider", b"provider", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateSetupIntentRequest: _TypeAlias = CreateSetupIntentRequest  # noqa: Y015
+
+@_typing.final
+class CreateSetupIntentResponse(_message.Message):
+    """Response of CreateSetupIntent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SETUP_INTENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def setup_intent(self) -> _checkout_pb2.SetupIntent:
+        """The set-up intent, with client secret and publishable key."""
+
+    def __init__(
+        self,
+        *,
+        setup_intent: _checkout_pb2.SetupIntent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["setup_intent", b"setup_intent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["setup_intent", b"setup_intent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateSetupIntentResponse: _TypeAlias = CreateSetupIntentResponse  # noqa: Y015
+
+@_typing.final
+class CreateHostedLinkRequest(_message.Message):
+    """Request of CreateHostedLink."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    INVOICE_ID_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    RETURN_URL_FIELD_NUMBER: _builtins.int
+    ENABLE_AUTOPAY_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    purpose: _checkout_pb2.HostedLinkPurpose.ValueType
+    """What it is for."""
+    invoice_id: _builtins.str
+    """PAY: the invoice."""
+    client_id: _builtins.str
+    """UPDATE_CARD: the client."""
+    provider: _builtins.str
+    """Name of the provider. Empty: the firm's default."""
+    return_url: _builtins.str
+    """Where the client comes back to. Empty: a plain page of the provider, or DUNWELL_RETURN_URL where it is set."""
+    enable_autopay: _builtins.bool
+    """UPDATE_CARD: true switches autopay on with the new card."""
+    request_id: _builtins.str
+    """A UUID made by the caller, required: the key of idempotency."""
+    def __init__(
+        self,
+        *,
+        purpose: _checkout_pb2.HostedLinkPurpose.ValueType = ...,
+        invoice_id: _builtins.str = ...,
+        client_id: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        return_url: _builtins.str = ...,
+        enable_autopay: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "enable_autopay", b"enable_autopay", "invoice_id", b"invoice_id", "provider", b"provider", "purpose", b"purpose", "request_id", b"request_id", "return_url", b"return_url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateHostedLinkRequest: _TypeAlias = CreateHostedLinkRequest  # noqa: Y015
+
+@_typing.final
+class CreateHostedLinkResponse(_message.Message):
+    """Response of CreateHostedLink."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOSTED_LINK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def hosted_link(self) -> _checkout_pb2.HostedLink:
+        """The link."""
+
+    def __init__(
+        self,
+        *,
+        hosted_link: _checkout_pb2.HostedLink | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hosted_link", b"hosted_link"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hosted_link", b"hosted_link"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateHostedLinkResponse: _TypeAlias = CreateHostedLinkResponse  # noqa: Y015
+
+@_typing.final
+class CreateCheckoutSessionRequest(_message.Message):
+    """Request of CreateCheckoutSession."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    INVOICE_ID_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    PROVIDER_PRICE_ID_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    SUCCESS_URL_FIELD_NUMBER: _builtins.int
+    CANCEL_URL_FIELD_NUMBER: _builtins.int
+    LIFE_SECONDS_FIELD_NUMBER: _builtins.int
+    SAVE_PAYMENT_METHOD_FIELD_NUMBER: _builtins.int
+    ENABLE_AUTOPAY_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    purpose: _checkout_pb2.CheckoutPurpose.ValueType
+    """What it is for."""
+    invoice_id: _builtins.str
+    """INVOICE: the invoice."""
+    client_id: _builtins.str
+    """SETUP and SUBSCRIPTION: the client."""
+    provider_price_id: _builtins.str
+    """SUBSCRIPTION: the provider's price."""
+    quantity: _builtins.int
+    """SUBSCRIPTION: how many. 0: 1."""
+    provider: _builtins.str
+    """Name of the provider. Empty: the firm's default."""
+    success_url: _builtins.str
+    """Where the client comes back to when it has completed the page. Required."""
+    cancel_url: _builtins.str
+    """Where the client comes back to when it leaves the page. Empty: `success_url`."""
+    life_seconds: _builtins.int
+    """How long the page stays open, in seconds, within the provider's bounds (Stripe: 30 minutes to 24 hours). 0: the
+    provider's default.
+    """
+    save_payment_method: _builtins.bool
+    """INVOICE: true keeps the method for automatic charges."""
+    enable_autopay: _builtins.bool
+    """SETUP, or INVOICE with `save_payment_method`: true switches autopay on with the method."""
+    request_id: _builtins.str
+    """A UUID made by the caller, required: the key of idempotency."""
+    def __init__(
+        self,
+        *,
+        purpose: _checkout_pb2.CheckoutPurpose.ValueType = ...,
+        invoice_id: _builtins.str = ...,
+        client_id: _builtins.str = ...,
+        provider_price_id: _builtins.str = ...,
+        quantity: _builtins.int = ...,
+        provider: _builtins.str = ...,
+        success_url: _builtins.str = ...,
+        cancel_url: _builtins.str = ...,
+        life_seconds: _builtins.int = ...,
+        save_payment_method: _builtins.bool = ...,
+        enable_autopay: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_url", b"cancel_url", "client_id", b"client_id", "enable_autopay", b"enable_autopay", "invoice_id", b"invoice_id", "life_seconds", b"life_seconds", "provider", b"provider", "provider_price_id", b"provider_price_id", "purpose", b"purpose", "quantity", b"quantity", "request_id", b"request_id", "save_payment_method", b"save_payment_method", "success_url", b"success_url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateCheckoutSessionRequest: _TypeAlias = CreateCheckoutSessionRequest  # noqa: Y015
+
+@_typing.final
+class CreateCheckoutSessionResponse(_message.Message):
+    """Response of CreateCheckoutSession."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKOUT_SESSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def checkout_session(self) -> _checkout_pb2.CheckoutSession:
+        """The session, with its URL."""
+
+    def __init__(
+        self,
+        *,
+        checkout_session: _checkout_pb2.CheckoutSession | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkout_session", b"checkout_session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkout_session", b"checkout_session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateCheckoutSessionResponse: _TypeAlias = CreateCheckoutSessionResponse  # noqa: Y015
+
+@_typing.final
+class GetCheckoutSessionRequest(_message.Message):
+    """Request of GetCheckoutSession."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKOUT_SESSION_ID_FIELD_NUMBER: _builtins.int
+    checkout_session_id: _builtins.str
+    """The session."""
+    def __init__(
+        self,
+        *,
+        checkout_session_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkout_session_id", b"checkout_session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCheckoutSessionRequest: _TypeAlias = GetCheckoutSessionRequest  # noqa: Y015
+
+@_typing.final
+class GetCheckoutSessionResponse(_message.Message):
+    """Response of GetCheckoutSession."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKOUT_SESSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def checkout_session(self) -> _checkout_pb2.CheckoutSession:
+        """The session."""
+
+    def __init__(
+        self,
+        *,
+        checkout_session: _checkout_pb2.CheckoutSession | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkout_session", b"checkout_session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkout_session", b"checkout_session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCheckoutSessionResponse: _TypeAlias = GetCheckoutSessionResponse  # noqa: Y015
+
+@_typing.final
+class ExpireCheckoutSessionRequest(_message.Message):
+    """Request of ExpireCheckoutSession."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKOUT_SESSION_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    checkout_session_id: _builtins.str
+    """The session."""
+    request_id: _builtins.str
+    """A UUID made by the caller, required: the key of idempotency."""
+    def __init__(
+        self,
+        *,
+        checkout_session_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkout_session_id", b"checkout_session_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpireCheckoutSessionRequest: _TypeAlias = ExpireCheckoutSessionRequest  # noqa: Y015
+
+@_typing.final
+class ExpireCheckoutSessionResponse(_message.Message):
+    """Response of ExpireCheckoutSession."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKOUT_SESSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def checkout_session(self) -> _checkout_pb2.CheckoutSession:
+        """The session as it is now."""
+
+    def __init__(
+        self,
+        *,
+        checkout_session: _checkout_pb2.CheckoutSession | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkout_session", b"checkout_session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkout_session", b"checkout_session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpireCheckoutSessionResponse: _TypeAlias = ExpireCheckoutSessionResponse  # noqa: Y015
+
+@_typing.final
+class PayerContext(_message.Message):
+    """What is known of a payer who is present, kept with the payment as evidence for disputes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IP_ADDRESS_FIELD_NUMBER: _builtins.int
+    USER_AGENT_FIELD_NUMBER: _builtins.int
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    ip_address: _builtins.str
+    """The payer's IP address. Empty: not known."""
+    user_agent: _builtins.str
+    """The browser's own description. Empty: not known."""
+    device_id: _builtins.str
+    """An id or fingerprint of the device. Empty: not known."""
+    account_id: _builtins.str
+    """The payer's account at the firm. Empty: not known."""
+    def __init__(
+        self,
+        *,
+        ip_address: _builtins.str = ...,
+        user_agent: _builtins.str = ...,
+        device_id: _builtins.str = ...,
+        account_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "device_id", b"device_id", "ip_address", b"ip_address", "user_agent", b"user_agent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PayerContext: _TypeAlias = PayerContext  # noqa: Y015
+
+@_typing.final
+class CreatePaymentRequest(_message.Message):
+    """Request of CreatePayment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    INVOICE_IDS_FIELD_NUMBER: _builtins.int
+    PAYMENT_METHOD_ID_FIELD_NUMBER: _builtins.int
+    CLIENT_PRESENT_FIELD_NUMBER: _builtins.int
+    RETURN_URL_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    PAYER_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    """Who pays."""
+    payment_method_id: _builtins.str
+    """The method to charge. Empty: the client's default."""
+    client_present: _builtins.bool
+    """True: the client is present and can authenticate. False: it is not."""
+    return_url: _builtins.str
+    """Where a client who authenticates comes back to. Empty: DUNWELL_RETURN_URL."""
+    description: _builtins.str
+    """What the provider shows for it. Empty: the invoices' numbers."""
+    request_id: _builtins.str
+    """A UUID made by the caller, required: the key of idempotency."""
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """How much, in minor units; more than zero."""
+
+    @_builtins.property
+    def invoice_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The invoices to settle, in this order; each once, of this client and currency. Empty: all becomes client credit."""
+
+    @_builtins.property
+    def payer(self) -> Global___PayerContext:
+        """What is known of the payer."""
+
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        amount: _money_pb2.Money | None = ...,
+        invoice_ids: _abc.Iterable[_builtins.str] | None = ...,
+        payment_method_id: _builtins.str = ...,
+        client_present: _builtins.bool = ...,
+        return_url: _builtins.str = ...,
+        description: _builtins.str = ...,
+        payer: Global___PayerContext | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "payer", b"payer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "client_id", b"client_id", "client_present", b"client_present", "description", b"description", "invoice_ids", b"invoice_ids", "payer", b"payer", "payment_method_id", b"payment_method_id", "request_id", b"request_id", "return_url", b"return_url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreatePaymentRequest: _TypeAlias = CreatePaymentRequest  # noqa: Y015
+
+@_typing.final
+class CreatePaymentResponse(_message.Message):
+    """Response of CreatePayment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def payment(self) -> _payment_pb2.Payment:
+        """The payment as it is now."""
+
+    def __init__(
+        self,
+        *,
+        payment: _payment_pb2.Payment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreatePaymentResponse: _TypeAlias = CreatePaymentResponse  # noqa: Y015
+
+@_typing.final
+class RefundPaymentRequest(_message.Message):
+    """Request of RefundPayment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    DESTINATION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    REOPEN_INVOICE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    payment_id: _builtins.str
+    """The payment."""
+    destination: _refund_pb2.RefundDestination.ValueType
+    """Where the money goes."""
+    reason: _refund_pb2.RefundReason.ValueType
+    """Why."""
+    note: _builtins.str
+    """For the audit trail. Empty: nothing."""
+    reopen_invoice: _builtins.bool
+    """True: what is sent back is owed again. False: a credit note for the same amount is issued."""
+    request_id: _builtins.str
+    """A UUID made by the caller, required: the key of idempotency."""
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """How much, in the payment's currency. Not set: all that is left of it."""
+
+    def __init__(
+        self,
+        *,
+        payment_id: _builtins.str = ...,
+        amount: _money_pb2.Money | None = ...,
+        destination: _refund_pb2.RefundDestination.ValueType = ...,
+        reason: _refund_pb2.RefundReason.ValueType = ...,
+        note: _builtins.str = ...,
+        reopen_invoice: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "destination", b"destination", "note", b"note", "payment_id", b"payment_id", "reason", b"reason", "reopen_invoice", b"reopen_invoice", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefundPaymentRequest: _TypeAlias = RefundPaymentRequest  # noqa: Y015
+
+@_typing.final
+class RefundPaymentResponse(_message.Message):
+    """Response of RefundPayment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFUND_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def refund(self) -> _refund_pb2.Refund:
+        """The refund as it is now."""
+
+    def __init__(
+        self,
+        *,
+        refund: _refund_pb2.Refund | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["refund", b"refund"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["refund", b"refund"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefundPaymentResponse: _TypeAlias = RefundPaymentResponse  # noqa: Y015
+
+@_typing.final
+class ListRefundsRequest(_message.Message):
+    """Request of ListRefunds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    INVOICE_ID_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Most items in one page: 0 means 50, more than 1000 means 1000."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before, with the same filters and order. Empty: the first page."""
+    payment_id: _builtins.str
+    """Only refunds of this payment. Empty: all."""
+    client_id: _builtins.str
+    """Only refunds to this client. Empty: all."""
+    invoice_id: _builtins.str
+    """Only refunds that concern this invoice. Empty: all."""
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[_refund_pb2.RefundState.ValueType]:
+        """Only refunds in one of these states. Empty: all."""
+
+    @_builtins.property
+    def create_time(self) -> _range_pb2.TimeRange:
+        """Only refunds asked for in this range."""
+
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        payment_id: _builtins.str = ...,
+        client_id: _builtins.str = ...,
+        invoice_id: _builtins.str = ...,
+        states: _abc.Iterable[_refund_pb2.RefundState.ValueType] | None = ...,
+        create_time: _range_pb2.TimeRange | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "create_time", b"create_time", "invoice_id", b"invoice_id", "page_size", b"page_size", "page_token", b"page_token", "payment_id", b"payment_id", "states", b"states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRefundsRequest: _TypeAlias = ListRefundsRequest  # noqa: Y015
+
+@_typing.final
+class ListRefundsResponse(_message.Message):
+    """Response of ListRefunds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFUNDS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Pass it as `page_token` to get the next page. Empty: this was the last page."""
+    @_builtins.property
+    def refunds(self) -> _containers.RepeatedCompositeFieldContainer[_refund_pb2.Refund]:
+        """The refunds, newest first."""
+
+    def __init__(
+        self,
+        *,
+        refunds: _abc.Iterable[_refund_pb2.Refund] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "refunds", b"refunds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRefundsResponse: _TypeAlias = ListRefundsResponse  # noqa: Y015
+
+@_typing.final
+class ReconcilePaymentsRequest(_message.Message):
+    """Request of ReconcilePayments."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALL_FIRMS_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    OMIT_ITEMS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    all_firms: _builtins.bool
+    """True: every active firm, each by a run of its own; only ADMIN. False: the caller's firm."""
+    provider: _builtins.str
+    """Name of the provider. Empty: every provider the firm has used."""
+    dry_run: _builtins.bool
+    """True: differences are told, and nothing is adopted or written but the run itself."""
+    omit_items: _builtins.bool
+    """True: the stream tells the progress only, not the items."""
+    request_id: _builtins.str
+    """A UUID made by the caller, required: the key of idempotency."""
+    @_builtins.property
+    def window(self) -> _range_pb2.TimeRange:
+        """The window, by the provider's clock; at most 400 days. Not set: the last 3 days."""
+
+    def __init__(
+        self,
+        *,
+        all_firms: _builtins.bool = ...,
+        provider: _builtins.str = ...,
+        window: _range_pb2.TimeRange | None = ...,
+        dry_run: _builtins.bool = ...,
+        omit_items: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_firms", b"all_firms", "dry_run", b"dry_run", "omit_items", b"omit_items", "provider", b"provider", "request_id", b"request_id", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReconcilePaymentsRequest: _TypeAlias = ReconcilePaymentsRequest  # noqa: Y015
+
+@_typing.final
+class ReconcilePaymentsResponse(_message.Message):
+    """Response of ReconcilePayments, streamed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> _run_pb2.RunProgress:
+        """The progress. An item is one difference; matched payments are counted only."""
+
+    def __init__(
+        self,
+        *,
+        progress: _run_pb2.RunProgress | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReconcilePaymentsResponse: _TypeAlias = ReconcilePaymentsResponse  # noqa: Y015
+
+@_typing.final
+class SyncInvoiceRequest(_message.Message):
+    """Request of SyncInvoice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVOICE_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    invoice_id: _builtins.str
+    """The invoice."""
+    request_id: _builtins.str
+    """A UUID made by the caller, required: the key of idempotency."""
+    def __init__(
+        self,
+        *,
+        invoice_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["invoice_id", b"invoice_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SyncInvoiceRequest: _TypeAlias = SyncInvoiceRequest  # noqa: Y015
+
+@_typing.final
+class SyncInvoiceResponse(_message.Message):
+    """Response of SyncInvoice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVOICE_FIELD_NUMBER: _builtins.int
+    OPEN_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def invoice(self) -> _invoice_pb2.Invoice:
+        """The invoice as it is now."""
+
+    @_builtins.property
+    def open_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was asked about and is still open: payments and refunds."""
+
+    def __init__(
+        self,
+        *,
+        invoice: _invoice_pb2.Invoice | None = ...,
+        open_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice", "open_ids", b"open_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SyncInvoiceResponse: _TypeAlias = SyncInvoiceResponse  # noqa: Y015
+
+@_typing.final
+class GetPaymentReportRequest(_message.Message):
+    """Request of GetPaymentReport."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANGE_FIELD_NUMBER: _builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    currency_code: _builtins.str
+    """Only this currency. Empty: all; counts are over all of them, amounts per currency."""
+    provider: _builtins.str
+    """Only this provider. Empty: all."""
+    @_builtins.property
+    def range(self) -> _range_pb2.TimeRange:
+        """The time it covers, at most 400 days. Not set: the last 90 days."""
+
+    def __init__(
+        self,
+        *,
+        range: _range_pb2.TimeRange | None = ...,
+        currency_code: _builtins.str = ...,
+        provider: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["range", b"range"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency_code", b"currency_code", "provider", b"provider", "range", b"range"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPaymentReportRequest: _TypeAlias = GetPaymentReportRequest  # noqa: Y015
+
+@_typing.final
+class GetPaymentReportResponse(_message.Message):
+    """Response of GetPaymentReport."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def report(self) -> _payment_report_pb2.PaymentReport:
+        """The report."""
+
+    def __init__(
+        self,
+        *,
+        report: _payment_report_pb2.PaymentReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPaymentReportResponse: _TypeAlias = GetPaymentReportResponse  # noqa: Y015

@@ -106,6 +106,71 @@ class PaymentServiceStub:
                 request_serializer=dunwell_dot_v1_dot_payment__service__pb2.ProcessRecurringChargesRequest.SerializeToString,
                 response_deserializer=dunwell_dot_v1_dot_payment__service__pb2.ProcessRecurringChargesResponse.FromString,
                 _registered_method=True)
+        self.EnsureProviderCustomer = channel.unary_unary(
+                '/dunwell.v1.PaymentService/EnsureProviderCustomer',
+                request_serializer=dunwell_dot_v1_dot_payment__service__pb2.EnsureProviderCustomerRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_payment__service__pb2.EnsureProviderCustomerResponse.FromString,
+                _registered_method=True)
+        self.GetProviderCustomer = channel.unary_unary(
+                '/dunwell.v1.PaymentService/GetProviderCustomer',
+                request_serializer=dunwell_dot_v1_dot_payment__service__pb2.GetProviderCustomerRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_payment__service__pb2.GetProviderCustomerResponse.FromString,
+                _registered_method=True)
+        self.CreateSetupIntent = channel.unary_unary(
+                '/dunwell.v1.PaymentService/CreateSetupIntent',
+                request_serializer=dunwell_dot_v1_dot_payment__service__pb2.CreateSetupIntentRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_payment__service__pb2.CreateSetupIntentResponse.FromString,
+                _registered_method=True)
+        self.CreateHostedLink = channel.unary_unary(
+                '/dunwell.v1.PaymentService/CreateHostedLink',
+                request_serializer=dunwell_dot_v1_dot_payment__service__pb2.CreateHostedLinkRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_payment__service__pb2.CreateHostedLinkResponse.FromString,
+                _registered_method=True)
+        self.CreateCheckoutSession = channel.unary_unary(
+                '/dunwell.v1.PaymentService/CreateCheckoutSession',
+                request_serializer=dunwell_dot_v1_dot_payment__service__pb2.CreateCheckoutSessionRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_payment__service__pb2.CreateCheckoutSessionResponse.FromString,
+                _registered_method=True)
+        self.GetCheckoutSession = channel.unary_unary(
+                '/dunwell.v1.PaymentService/GetCheckoutSession',
+                request_serializer=dunwell_dot_v1_dot_payment__service__pb2.GetCheckoutSessionRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_payment__service__pb2.GetCheckoutSessionResponse.FromString,
+                _registered_method=True)
+        self.ExpireCheckoutSession = channel.unary_unary(
+                '/dunwell.v1.PaymentService/ExpireCheckoutSession',
+                request_serializer=dunwell_dot_v1_dot_payment__service__pb2.ExpireCheckoutSessionRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_payment__service__pb2.ExpireCheckoutSessionResponse.FromString,
+                _registered_method=True)
+        self.CreatePayment = channel.unary_unary(
+                '/dunwell.v1.PaymentService/CreatePayment',
+                request_serializer=dunwell_dot_v1_dot_payment__service__pb2.CreatePaymentRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_payment__service__pb2.CreatePaymentResponse.FromString,
+                _registered_method=True)
+        self.RefundPayment = channel.unary_unary(
+                '/dunwell.v1.PaymentService/RefundPayment',
+                request_serializer=dunwell_dot_v1_dot_payment__service__pb2.RefundPaymentRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_payment__service__pb2.RefundPaymentResponse.FromString,
+                _registered_method=True)
+        self.ListRefunds = channel.unary_unary(
+                '/dunwell.v1.PaymentService/ListRefunds',
+                request_serializer=dunwell_dot_v1_dot_payment__service__pb2.ListRefundsRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_payment__service__pb2.ListRefundsResponse.FromString,
+                _registered_method=True)
+        self.ReconcilePayments = channel.unary_stream(
+                '/dunwell.v1.PaymentService/ReconcilePayments',
+                request_serializer=dunwell_dot_v1_dot_payment__service__pb2.ReconcilePaymentsRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_payment__service__pb2.ReconcilePaymentsResponse.FromString,
+                _registered_method=True)
+        self.SyncInvoice = channel.unary_unary(
+                '/dunwell.v1.PaymentService/SyncInvoice',
+                request_serializer=dunwell_dot_v1_dot_payment__service__pb2.SyncInvoiceRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_payment__service__pb2.SyncInvoiceResponse.FromString,
+                _registered_method=True)
+        self.GetPaymentReport = channel.unary_unary(
+                '/dunwell.v1.PaymentService/GetPaymentReport',
+                request_serializer=dunwell_dot_v1_dot_payment__service__pb2.GetPaymentReportRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_payment__service__pb2.GetPaymentReportResponse.FromString,
+                _registered_method=True)
 
 
 class PaymentServiceServicer:
@@ -227,6 +292,119 @@ class PaymentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EnsureProviderCustomer(self, request, context):
+        """Makes the client a customer at the provider, once, and gives it; or adopts the customer that exists there under
+        `existing_reference`, with its methods and subscriptions. Name and e-mail there are set to the client's. Returns
+        RESOURCE_NOT_FOUND, ALREADY_EXISTS when the client is another customer there already or the customer is another
+        client's, PROVIDER_NOT_CONFIGURED, PROVIDER_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetProviderCustomer(self, request, context):
+        """Reads a client as the provider has it now. Returns RESOURCE_NOT_FOUND, also when it is no customer there,
+        PROVIDER_NOT_CONFIGURED, PROVIDER_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateSetupIntent(self, request, context):
+        """Opens a set-up intent, with which the client's browser saves a payment method. The provider's event attaches the
+        method. Returns RESOURCE_NOT_FOUND, PROVIDER_NOT_CONFIGURED, PROVIDER_UNAVAILABLE, FEATURE_DISABLED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateHostedLink(self, request, context):
+        """Makes a link to send to a client: to pay an invoice, or to save a new card. Returns RESOURCE_NOT_FOUND,
+        STATE_CONFLICT when nothing is owed, COLLECTION_IN_PROGRESS, PROVIDER_NOT_CONFIGURED, PROVIDER_UNAVAILABLE,
+        FEATURE_DISABLED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateCheckoutSession(self, request, context):
+        """Opens a page on which the client pays an invoice, saves a method or subscribes. Returns RESOURCE_NOT_FOUND,
+        STATE_CONFLICT when nothing is owed, COLLECTION_IN_PROGRESS, PROVIDER_NOT_CONFIGURED, PROVIDER_UNAVAILABLE,
+        FEATURE_DISABLED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCheckoutSession(self, request, context):
+        """Reads a checkout session. Returns RESOURCE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExpireCheckoutSession(self, request, context):
+        """Closes an open checkout session, once the provider confirms it. A session that was completed first stays
+        COMPLETED: look at the answer. Returns RESOURCE_NOT_FOUND, PROVIDER_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreatePayment(self, request, context):
+        """Takes a one-time payment with a saved method, the client being present or not. What exceeds the named invoices, or
+        everything where none is named, becomes the client's credit. The client may have to authenticate: then the payment
+        is REQUIRES_ACTION with a link. Returns RESOURCE_NOT_FOUND, CURRENCY_MISMATCH, STATE_CONFLICT,
+        COLLECTION_IN_PROGRESS, PAYMENT_METHOD_MISSING, PAYMENT_METHOD_UNUSABLE, PROVIDER_NOT_CONFIGURED,
+        PROVIDER_MODE_MISMATCH, BREAKER_OPEN, FEATURE_DISABLED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RefundPayment(self, request, context):
+        """Sends money back, whole or in part. Above the firm's approval limit it waits for a second person, and then needs
+        the first one's name in `dunwell-actor`: PERMISSION_DENIED without. Returns RESOURCE_NOT_FOUND, STATE_CONFLICT when
+        the payment has not succeeded, CURRENCY_MISMATCH, REFUND_EXCEEDS_PAYMENT, PAYMENT_DISPUTED,
+        PROVIDER_NOT_CONFIGURED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRefunds(self, request, context):
+        """Lists refunds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReconcilePayments(self, request, context):
+        """Starts a reconciliation, or finds the one that `request_id` started, and tells its progress: every payment and
+        refund of a window is compared with the provider's list, both ways. What the provider has and the book lacks is
+        adopted where its reference tells whose it is; what cannot be explained is told, and alerted. Ending the call does
+        not end the run. Returns RESOURCE_NOT_FOUND, PROVIDER_NOT_CONFIGURED, PERIOD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SyncInvoice(self, request, context):
+        """Asks the providers for everything that is open about an invoice (attempts, checkout sessions, refunds), applies
+        what they say, and gives the invoice. Returns RESOURCE_NOT_FOUND, PROVIDER_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPaymentReport(self, request, context):
+        """Reports how collection went: failure rates, what retries recovered, money at risk, cards about to expire. Returns
+        PERIOD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PaymentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -294,6 +472,71 @@ def add_PaymentServiceServicer_to_server(servicer, server):
                     servicer.ProcessRecurringCharges,
                     request_deserializer=dunwell_dot_v1_dot_payment__service__pb2.ProcessRecurringChargesRequest.FromString,
                     response_serializer=dunwell_dot_v1_dot_payment__service__pb2.ProcessRecurringChargesResponse.SerializeToString,
+            ),
+            'EnsureProviderCustomer': grpc.unary_unary_rpc_method_handler(
+                    servicer.EnsureProviderCustomer,
+                    request_deserializer=dunwell_dot_v1_dot_payment__service__pb2.EnsureProviderCustomerRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_payment__service__pb2.EnsureProviderCustomerResponse.SerializeToString,
+            ),
+            'GetProviderCustomer': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetProviderCustomer,
+                    request_deserializer=dunwell_dot_v1_dot_payment__service__pb2.GetProviderCustomerRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_payment__service__pb2.GetProviderCustomerResponse.SerializeToString,
+            ),
+            'CreateSetupIntent': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSetupIntent,
+                    request_deserializer=dunwell_dot_v1_dot_payment__service__pb2.CreateSetupIntentRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_payment__service__pb2.CreateSetupIntentResponse.SerializeToString,
+            ),
+            'CreateHostedLink': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateHostedLink,
+                    request_deserializer=dunwell_dot_v1_dot_payment__service__pb2.CreateHostedLinkRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_payment__service__pb2.CreateHostedLinkResponse.SerializeToString,
+            ),
+            'CreateCheckoutSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateCheckoutSession,
+                    request_deserializer=dunwell_dot_v1_dot_payment__service__pb2.CreateCheckoutSessionRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_payment__service__pb2.CreateCheckoutSessionResponse.SerializeToString,
+            ),
+            'GetCheckoutSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCheckoutSession,
+                    request_deserializer=dunwell_dot_v1_dot_payment__service__pb2.GetCheckoutSessionRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_payment__service__pb2.GetCheckoutSessionResponse.SerializeToString,
+            ),
+            'ExpireCheckoutSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExpireCheckoutSession,
+                    request_deserializer=dunwell_dot_v1_dot_payment__service__pb2.ExpireCheckoutSessionRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_payment__service__pb2.ExpireCheckoutSessionResponse.SerializeToString,
+            ),
+            'CreatePayment': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreatePayment,
+                    request_deserializer=dunwell_dot_v1_dot_payment__service__pb2.CreatePaymentRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_payment__service__pb2.CreatePaymentResponse.SerializeToString,
+            ),
+            'RefundPayment': grpc.unary_unary_rpc_method_handler(
+                    servicer.RefundPayment,
+                    request_deserializer=dunwell_dot_v1_dot_payment__service__pb2.RefundPaymentRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_payment__service__pb2.RefundPaymentResponse.SerializeToString,
+            ),
+            'ListRefunds': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRefunds,
+                    request_deserializer=dunwell_dot_v1_dot_payment__service__pb2.ListRefundsRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_payment__service__pb2.ListRefundsResponse.SerializeToString,
+            ),
+            'ReconcilePayments': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReconcilePayments,
+                    request_deserializer=dunwell_dot_v1_dot_payment__service__pb2.ReconcilePaymentsRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_payment__service__pb2.ReconcilePaymentsResponse.SerializeToString,
+            ),
+            'SyncInvoice': grpc.unary_unary_rpc_method_handler(
+                    servicer.SyncInvoice,
+                    request_deserializer=dunwell_dot_v1_dot_payment__service__pb2.SyncInvoiceRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_payment__service__pb2.SyncInvoiceResponse.SerializeToString,
+            ),
+            'GetPaymentReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPaymentReport,
+                    request_deserializer=dunwell_dot_v1_dot_payment__service__pb2.GetPaymentReportRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_payment__service__pb2.GetPaymentReportResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -654,6 +897,357 @@ class PaymentService:
             '/dunwell.v1.PaymentService/ProcessRecurringCharges',
             dunwell_dot_v1_dot_payment__service__pb2.ProcessRecurringChargesRequest.SerializeToString,
             dunwell_dot_v1_dot_payment__service__pb2.ProcessRecurringChargesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnsureProviderCustomer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.PaymentService/EnsureProviderCustomer',
+            dunwell_dot_v1_dot_payment__service__pb2.EnsureProviderCustomerRequest.SerializeToString,
+            dunwell_dot_v1_dot_payment__service__pb2.EnsureProviderCustomerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetProviderCustomer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.PaymentService/GetProviderCustomer',
+            dunwell_dot_v1_dot_payment__service__pb2.GetProviderCustomerRequest.SerializeToString,
+            dunwell_dot_v1_dot_payment__service__pb2.GetProviderCustomerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateSetupIntent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.PaymentService/CreateSetupIntent',
+            dunwell_dot_v1_dot_payment__service__pb2.CreateSetupIntentRequest.SerializeToString,
+            dunwell_dot_v1_dot_payment__service__pb2.CreateSetupIntentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateHostedLink(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.PaymentService/CreateHostedLink',
+            dunwell_dot_v1_dot_payment__service__pb2.CreateHostedLinkRequest.SerializeToString,
+            dunwell_dot_v1_dot_payment__service__pb2.CreateHostedLinkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateCheckoutSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.PaymentService/CreateCheckoutSession',
+            dunwell_dot_v1_dot_payment__service__pb2.CreateCheckoutSessionRequest.SerializeToString,
+            dunwell_dot_v1_dot_payment__service__pb2.CreateCheckoutSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCheckoutSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.PaymentService/GetCheckoutSession',
+            dunwell_dot_v1_dot_payment__service__pb2.GetCheckoutSessionRequest.SerializeToString,
+            dunwell_dot_v1_dot_payment__service__pb2.GetCheckoutSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExpireCheckoutSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.PaymentService/ExpireCheckoutSession',
+            dunwell_dot_v1_dot_payment__service__pb2.ExpireCheckoutSessionRequest.SerializeToString,
+            dunwell_dot_v1_dot_payment__service__pb2.ExpireCheckoutSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreatePayment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.PaymentService/CreatePayment',
+            dunwell_dot_v1_dot_payment__service__pb2.CreatePaymentRequest.SerializeToString,
+            dunwell_dot_v1_dot_payment__service__pb2.CreatePaymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RefundPayment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.PaymentService/RefundPayment',
+            dunwell_dot_v1_dot_payment__service__pb2.RefundPaymentRequest.SerializeToString,
+            dunwell_dot_v1_dot_payment__service__pb2.RefundPaymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRefunds(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.PaymentService/ListRefunds',
+            dunwell_dot_v1_dot_payment__service__pb2.ListRefundsRequest.SerializeToString,
+            dunwell_dot_v1_dot_payment__service__pb2.ListRefundsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReconcilePayments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dunwell.v1.PaymentService/ReconcilePayments',
+            dunwell_dot_v1_dot_payment__service__pb2.ReconcilePaymentsRequest.SerializeToString,
+            dunwell_dot_v1_dot_payment__service__pb2.ReconcilePaymentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SyncInvoice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.PaymentService/SyncInvoice',
+            dunwell_dot_v1_dot_payment__service__pb2.SyncInvoiceRequest.SerializeToString,
+            dunwell_dot_v1_dot_payment__service__pb2.SyncInvoiceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPaymentReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.PaymentService/GetPaymentReport',
+            dunwell_dot_v1_dot_payment__service__pb2.GetPaymentReportRequest.SerializeToString,
+            dunwell_dot_v1_dot_payment__service__pb2.GetPaymentReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

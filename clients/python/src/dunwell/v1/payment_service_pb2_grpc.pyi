@@ -93,6 +93,65 @@ class PaymentServiceStub:
     whose automatic charge is due, exactly once on any number of replicas. Ending the call does not end the run.
     Returns RESOURCE_NOT_FOUND.
     """
+    EnsureProviderCustomer: _grpc.UnaryUnaryMultiCallable[_payment_service_pb2.EnsureProviderCustomerRequest, _payment_service_pb2.EnsureProviderCustomerResponse]
+    """Makes the client a customer at the provider, once, and gives it; or adopts the customer that exists there under
+    `existing_reference`, with its methods and subscriptions. Name and e-mail there are set to the client's. Returns
+    RESOURCE_NOT_FOUND, ALREADY_EXISTS when the client is another customer there already or the customer is another
+    client's, PROVIDER_NOT_CONFIGURED, PROVIDER_UNAVAILABLE.
+    """
+    GetProviderCustomer: _grpc.UnaryUnaryMultiCallable[_payment_service_pb2.GetProviderCustomerRequest, _payment_service_pb2.GetProviderCustomerResponse]
+    """Reads a client as the provider has it now. Returns RESOURCE_NOT_FOUND, also when it is no customer there,
+    PROVIDER_NOT_CONFIGURED, PROVIDER_UNAVAILABLE.
+    """
+    CreateSetupIntent: _grpc.UnaryUnaryMultiCallable[_payment_service_pb2.CreateSetupIntentRequest, _payment_service_pb2.CreateSetupIntentResponse]
+    """Opens a set-up intent, with which the client's browser saves a payment method. The provider's event attaches the
+    method. Returns RESOURCE_NOT_FOUND, PROVIDER_NOT_CONFIGURED, PROVIDER_UNAVAILABLE, FEATURE_DISABLED.
+    """
+    CreateHostedLink: _grpc.UnaryUnaryMultiCallable[_payment_service_pb2.CreateHostedLinkRequest, _payment_service_pb2.CreateHostedLinkResponse]
+    """Makes a link to send to a client: to pay an invoice, or to save a new card. Returns RESOURCE_NOT_FOUND,
+    STATE_CONFLICT when nothing is owed, COLLECTION_IN_PROGRESS, PROVIDER_NOT_CONFIGURED, PROVIDER_UNAVAILABLE,
+    FEATURE_DISABLED.
+    """
+    CreateCheckoutSession: _grpc.UnaryUnaryMultiCallable[_payment_service_pb2.CreateCheckoutSessionRequest, _payment_service_pb2.CreateCheckoutSessionResponse]
+    """Opens a page on which the client pays an invoice, saves a method or subscribes. Returns RESOURCE_NOT_FOUND,
+    STATE_CONFLICT when nothing is owed, COLLECTION_IN_PROGRESS, PROVIDER_NOT_CONFIGURED, PROVIDER_UNAVAILABLE,
+    FEATURE_DISABLED.
+    """
+    GetCheckoutSession: _grpc.UnaryUnaryMultiCallable[_payment_service_pb2.GetCheckoutSessionRequest, _payment_service_pb2.GetCheckoutSessionResponse]
+    """Reads a checkout session. Returns RESOURCE_NOT_FOUND."""
+    ExpireCheckoutSession: _grpc.UnaryUnaryMultiCallable[_payment_service_pb2.ExpireCheckoutSessionRequest, _payment_service_pb2.ExpireCheckoutSessionResponse]
+    """Closes an open checkout session, once the provider confirms it. A session that was completed first stays
+    COMPLETED: look at the answer. Returns RESOURCE_NOT_FOUND, PROVIDER_UNAVAILABLE.
+    """
+    CreatePayment: _grpc.UnaryUnaryMultiCallable[_payment_service_pb2.CreatePaymentRequest, _payment_service_pb2.CreatePaymentResponse]
+    """Takes a one-time payment with a saved method, the client being present or not. What exceeds the named invoices, or
+    everything where none is named, becomes the client's credit. The client may have to authenticate: then the payment
+    is REQUIRES_ACTION with a link. Returns RESOURCE_NOT_FOUND, CURRENCY_MISMATCH, STATE_CONFLICT,
+    COLLECTION_IN_PROGRESS, PAYMENT_METHOD_MISSING, PAYMENT_METHOD_UNUSABLE, PROVIDER_NOT_CONFIGURED,
+    PROVIDER_MODE_MISMATCH, BREAKER_OPEN, FEATURE_DISABLED.
+    """
+    RefundPayment: _grpc.UnaryUnaryMultiCallable[_payment_service_pb2.RefundPaymentRequest, _payment_service_pb2.RefundPaymentResponse]
+    """Sends money back, whole or in part. Above the firm's approval limit it waits for a second person, and then needs
+    the first one's name in `dunwell-actor`: PERMISSION_DENIED without. Returns RESOURCE_NOT_FOUND, STATE_CONFLICT when
+    the payment has not succeeded, CURRENCY_MISMATCH, REFUND_EXCEEDS_PAYMENT, PAYMENT_DISPUTED,
+    PROVIDER_NOT_CONFIGURED.
+    """
+    ListRefunds: _grpc.UnaryUnaryMultiCallable[_payment_service_pb2.ListRefundsRequest, _payment_service_pb2.ListRefundsResponse]
+    """Lists refunds."""
+    ReconcilePayments: _grpc.UnaryStreamMultiCallable[_payment_service_pb2.ReconcilePaymentsRequest, _payment_service_pb2.ReconcilePaymentsResponse]
+    """Starts a reconciliation, or finds the one that `request_id` started, and tells its progress: every payment and
+    refund of a window is compared with the provider's list, both ways. What the provider has and the book lacks is
+    adopted where its reference tells whose it is; what cannot be explained is told, and alerted. Ending the call does
+    not end the run. Returns RESOURCE_NOT_FOUND, PROVIDER_NOT_CONFIGURED, PERIOD_INVALID.
+    """
+    SyncInvoice: _grpc.UnaryUnaryMultiCallable[_payment_service_pb2.SyncInvoiceRequest, _payment_service_pb2.SyncInvoiceResponse]
+    """Asks the providers for everything that is open about an invoice (attempts, checkout sessions, refunds), applies
+    what they say, and gives the invoice. Returns RESOURCE_NOT_FOUND, PROVIDER_UNAVAILABLE.
+    """
+    GetPaymentReport: _grpc.UnaryUnaryMultiCallable[_payment_service_pb2.GetPaymentReportRequest, _payment_service_pb2.GetPaymentReportResponse]
+    """Reports how collection went: failure rates, what retries recovered, money at risk, cards about to expire. Returns
+    PERIOD_INVALID.
+    """
 
 @_typing.type_check_only
 class PaymentServiceAsyncStub(PaymentServiceStub):
@@ -158,6 +217,65 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     """Starts a collection run, or finds the one that `request_id` started, and tells its progress. Charges every invoice
     whose automatic charge is due, exactly once on any number of replicas. Ending the call does not end the run.
     Returns RESOURCE_NOT_FOUND.
+    """
+    EnsureProviderCustomer: _aio.UnaryUnaryMultiCallable[_payment_service_pb2.EnsureProviderCustomerRequest, _payment_service_pb2.EnsureProviderCustomerResponse]  # type: ignore[assignment]
+    """Makes the client a customer at the provider, once, and gives it; or adopts the customer that exists there under
+    `existing_reference`, with its methods and subscriptions. Name and e-mail there are set to the client's. Returns
+    RESOURCE_NOT_FOUND, ALREADY_EXISTS when the client is another customer there already or the customer is another
+    client's, PROVIDER_NOT_CONFIGURED, PROVIDER_UNAVAILABLE.
+    """
+    GetProviderCustomer: _aio.UnaryUnaryMultiCallable[_payment_service_pb2.GetProviderCustomerRequest, _payment_service_pb2.GetProviderCustomerResponse]  # type: ignore[assignment]
+    """Reads a client as the provider has it now. Returns RESOURCE_NOT_FOUND, also when it is no customer there,
+    PROVIDER_NOT_CONFIGURED, PROVIDER_UNAVAILABLE.
+    """
+    CreateSetupIntent: _aio.UnaryUnaryMultiCallable[_payment_service_pb2.CreateSetupIntentRequest, _payment_service_pb2.CreateSetupIntentResponse]  # type: ignore[assignment]
+    """Opens a set-up intent, with which the client's browser saves a payment method. The provider's event attaches the
+    method. Returns RESOURCE_NOT_FOUND, PROVIDER_NOT_CONFIGURED, PROVIDER_UNAVAILABLE, FEATURE_DISABLED.
+    """
+    CreateHostedLink: _aio.UnaryUnaryMultiCallable[_payment_service_pb2.CreateHostedLinkRequest, _payment_service_pb2.CreateHostedLinkResponse]  # type: ignore[assignment]
+    """Makes a link to send to a client: to pay an invoice, or to save a new card. Returns RESOURCE_NOT_FOUND,
+    STATE_CONFLICT when nothing is owed, COLLECTION_IN_PROGRESS, PROVIDER_NOT_CONFIGURED, PROVIDER_UNAVAILABLE,
+    FEATURE_DISABLED.
+    """
+    CreateCheckoutSession: _aio.UnaryUnaryMultiCallable[_payment_service_pb2.CreateCheckoutSessionRequest, _payment_service_pb2.CreateCheckoutSessionResponse]  # type: ignore[assignment]
+    """Opens a page on which the client pays an invoice, saves a method or subscribes. Returns RESOURCE_NOT_FOUND,
+    STATE_CONFLICT when nothing is owed, COLLECTION_IN_PROGRESS, PROVIDER_NOT_CONFIGURED, PROVIDER_UNAVAILABLE,
+    FEATURE_DISABLED.
+    """
+    GetCheckoutSession: _aio.UnaryUnaryMultiCallable[_payment_service_pb2.GetCheckoutSessionRequest, _payment_service_pb2.GetCheckoutSessionResponse]  # type: ignore[assignment]
+    """Reads a checkout session. Returns RESOURCE_NOT_FOUND."""
+    ExpireCheckoutSession: _aio.UnaryUnaryMultiCallable[_payment_service_pb2.ExpireCheckoutSessionRequest, _payment_service_pb2.ExpireCheckoutSessionResponse]  # type: ignore[assignment]
+    """Closes an open checkout session, once the provider confirms it. A session that was completed first stays
+    COMPLETED: look at the answer. Returns RESOURCE_NOT_FOUND, PROVIDER_UNAVAILABLE.
+    """
+    CreatePayment: _aio.UnaryUnaryMultiCallable[_payment_service_pb2.CreatePaymentRequest, _payment_service_pb2.CreatePaymentResponse]  # type: ignore[assignment]
+    """Takes a one-time payment with a saved method, the client being present or not. What exceeds the named invoices, or
+    everything where none is named, becomes the client's credit. The client may have to authenticate: then the payment
+    is REQUIRES_ACTION with a link. Returns RESOURCE_NOT_FOUND, CURRENCY_MISMATCH, STATE_CONFLICT,
+    COLLECTION_IN_PROGRESS, PAYMENT_METHOD_MISSING, PAYMENT_METHOD_UNUSABLE, PROVIDER_NOT_CONFIGURED,
+    PROVIDER_MODE_MISMATCH, BREAKER_OPEN, FEATURE_DISABLED.
+    """
+    RefundPayment: _aio.UnaryUnaryMultiCallable[_payment_service_pb2.RefundPaymentRequest, _payment_service_pb2.RefundPaymentResponse]  # type: ignore[assignment]
+    """Sends money back, whole or in part. Above the firm's approval limit it waits for a second person, and then needs
+    the first one's name in `dunwell-actor`: PERMISSION_DENIED without. Returns RESOURCE_NOT_FOUND, STATE_CONFLICT when
+    the payment has not succeeded, CURRENCY_MISMATCH, REFUND_EXCEEDS_PAYMENT, PAYMENT_DISPUTED,
+    PROVIDER_NOT_CONFIGURED.
+    """
+    ListRefunds: _aio.UnaryUnaryMultiCallable[_payment_service_pb2.ListRefundsRequest, _payment_service_pb2.ListRefundsResponse]  # type: ignore[assignment]
+    """Lists refunds."""
+    ReconcilePayments: _aio.UnaryStreamMultiCallable[_payment_service_pb2.ReconcilePaymentsRequest, _payment_service_pb2.ReconcilePaymentsResponse]  # type: ignore[assignment]
+    """Starts a reconciliation, or finds the one that `request_id` started, and tells its progress: every payment and
+    refund of a window is compared with the provider's list, both ways. What the provider has and the book lacks is
+    adopted where its reference tells whose it is; what cannot be explained is told, and alerted. Ending the call does
+    not end the run. Returns RESOURCE_NOT_FOUND, PROVIDER_NOT_CONFIGURED, PERIOD_INVALID.
+    """
+    SyncInvoice: _aio.UnaryUnaryMultiCallable[_payment_service_pb2.SyncInvoiceRequest, _payment_service_pb2.SyncInvoiceResponse]  # type: ignore[assignment]
+    """Asks the providers for everything that is open about an invoice (attempts, checkout sessions, refunds), applies
+    what they say, and gives the invoice. Returns RESOURCE_NOT_FOUND, PROVIDER_UNAVAILABLE.
+    """
+    GetPaymentReport: _aio.UnaryUnaryMultiCallable[_payment_service_pb2.GetPaymentReportRequest, _payment_service_pb2.GetPaymentReportResponse]  # type: ignore[assignment]
+    """Reports how collection went: failure rates, what retries recovered, money at risk, cards about to expire. Returns
+    PERIOD_INVALID.
     """
 
 class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -299,6 +417,143 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         """Starts a collection run, or finds the one that `request_id` started, and tells its progress. Charges every invoice
         whose automatic charge is due, exactly once on any number of replicas. Ending the call does not end the run.
         Returns RESOURCE_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def EnsureProviderCustomer(
+        self,
+        request: _payment_service_pb2.EnsureProviderCustomerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_service_pb2.EnsureProviderCustomerResponse, _abc.Awaitable[_payment_service_pb2.EnsureProviderCustomerResponse]]:
+        """Makes the client a customer at the provider, once, and gives it; or adopts the customer that exists there under
+        `existing_reference`, with its methods and subscriptions. Name and e-mail there are set to the client's. Returns
+        RESOURCE_NOT_FOUND, ALREADY_EXISTS when the client is another customer there already or the customer is another
+        client's, PROVIDER_NOT_CONFIGURED, PROVIDER_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def GetProviderCustomer(
+        self,
+        request: _payment_service_pb2.GetProviderCustomerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_service_pb2.GetProviderCustomerResponse, _abc.Awaitable[_payment_service_pb2.GetProviderCustomerResponse]]:
+        """Reads a client as the provider has it now. Returns RESOURCE_NOT_FOUND, also when it is no customer there,
+        PROVIDER_NOT_CONFIGURED, PROVIDER_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateSetupIntent(
+        self,
+        request: _payment_service_pb2.CreateSetupIntentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_service_pb2.CreateSetupIntentResponse, _abc.Awaitable[_payment_service_pb2.CreateSetupIntentResponse]]:
+        """Opens a set-up intent, with which the client's browser saves a payment method. The provider's event attaches the
+        method. Returns RESOURCE_NOT_FOUND, PROVIDER_NOT_CONFIGURED, PROVIDER_UNAVAILABLE, FEATURE_DISABLED.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateHostedLink(
+        self,
+        request: _payment_service_pb2.CreateHostedLinkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_service_pb2.CreateHostedLinkResponse, _abc.Awaitable[_payment_service_pb2.CreateHostedLinkResponse]]:
+        """Makes a link to send to a client: to pay an invoice, or to save a new card. Returns RESOURCE_NOT_FOUND,
+        STATE_CONFLICT when nothing is owed, COLLECTION_IN_PROGRESS, PROVIDER_NOT_CONFIGURED, PROVIDER_UNAVAILABLE,
+        FEATURE_DISABLED.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateCheckoutSession(
+        self,
+        request: _payment_service_pb2.CreateCheckoutSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_service_pb2.CreateCheckoutSessionResponse, _abc.Awaitable[_payment_service_pb2.CreateCheckoutSessionResponse]]:
+        """Opens a page on which the client pays an invoice, saves a method or subscribes. Returns RESOURCE_NOT_FOUND,
+        STATE_CONFLICT when nothing is owed, COLLECTION_IN_PROGRESS, PROVIDER_NOT_CONFIGURED, PROVIDER_UNAVAILABLE,
+        FEATURE_DISABLED.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCheckoutSession(
+        self,
+        request: _payment_service_pb2.GetCheckoutSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_service_pb2.GetCheckoutSessionResponse, _abc.Awaitable[_payment_service_pb2.GetCheckoutSessionResponse]]:
+        """Reads a checkout session. Returns RESOURCE_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ExpireCheckoutSession(
+        self,
+        request: _payment_service_pb2.ExpireCheckoutSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_service_pb2.ExpireCheckoutSessionResponse, _abc.Awaitable[_payment_service_pb2.ExpireCheckoutSessionResponse]]:
+        """Closes an open checkout session, once the provider confirms it. A session that was completed first stays
+        COMPLETED: look at the answer. Returns RESOURCE_NOT_FOUND, PROVIDER_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def CreatePayment(
+        self,
+        request: _payment_service_pb2.CreatePaymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_service_pb2.CreatePaymentResponse, _abc.Awaitable[_payment_service_pb2.CreatePaymentResponse]]:
+        """Takes a one-time payment with a saved method, the client being present or not. What exceeds the named invoices, or
+        everything where none is named, becomes the client's credit. The client may have to authenticate: then the payment
+        is REQUIRES_ACTION with a link. Returns RESOURCE_NOT_FOUND, CURRENCY_MISMATCH, STATE_CONFLICT,
+        COLLECTION_IN_PROGRESS, PAYMENT_METHOD_MISSING, PAYMENT_METHOD_UNUSABLE, PROVIDER_NOT_CONFIGURED,
+        PROVIDER_MODE_MISMATCH, BREAKER_OPEN, FEATURE_DISABLED.
+        """
+
+    @_abc_1.abstractmethod
+    def RefundPayment(
+        self,
+        request: _payment_service_pb2.RefundPaymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_service_pb2.RefundPaymentResponse, _abc.Awaitable[_payment_service_pb2.RefundPaymentResponse]]:
+        """Sends money back, whole or in part. Above the firm's approval limit it waits for a second person, and then needs
+        the first one's name in `dunwell-actor`: PERMISSION_DENIED without. Returns RESOURCE_NOT_FOUND, STATE_CONFLICT when
+        the payment has not succeeded, CURRENCY_MISMATCH, REFUND_EXCEEDS_PAYMENT, PAYMENT_DISPUTED,
+        PROVIDER_NOT_CONFIGURED.
+        """
+
+    @_abc_1.abstractmethod
+    def ListRefunds(
+        self,
+        request: _payment_service_pb2.ListRefundsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_service_pb2.ListRefundsResponse, _abc.Awaitable[_payment_service_pb2.ListRefundsResponse]]:
+        """Lists refunds."""
+
+    @_abc_1.abstractmethod
+    def ReconcilePayments(
+        self,
+        request: _payment_service_pb2.ReconcilePaymentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_payment_service_pb2.ReconcilePaymentsResponse], _abc.AsyncIterator[_payment_service_pb2.ReconcilePaymentsResponse]]:
+        """Starts a reconciliation, or finds the one that `request_id` started, and tells its progress: every payment and
+        refund of a window is compared with the provider's list, both ways. What the provider has and the book lacks is
+        adopted where its reference tells whose it is; what cannot be explained is told, and alerted. Ending the call does
+        not end the run. Returns RESOURCE_NOT_FOUND, PROVIDER_NOT_CONFIGURED, PERIOD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def SyncInvoice(
+        self,
+        request: _payment_service_pb2.SyncInvoiceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_service_pb2.SyncInvoiceResponse, _abc.Awaitable[_payment_service_pb2.SyncInvoiceResponse]]:
+        """Asks the providers for everything that is open about an invoice (attempts, checkout sessions, refunds), applies
+        what they say, and gives the invoice. Returns RESOURCE_NOT_FOUND, PROVIDER_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def GetPaymentReport(
+        self,
+        request: _payment_service_pb2.GetPaymentReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_service_pb2.GetPaymentReportResponse, _abc.Awaitable[_payment_service_pb2.GetPaymentReportResponse]]:
+        """Reports how collection went: failure rates, what retries recovered, money at risk, cards about to expire. Returns
+        PERIOD_INVALID.
         """
 
 def add_PaymentServiceServicer_to_server(servicer: PaymentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

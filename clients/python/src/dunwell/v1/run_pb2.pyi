@@ -37,6 +37,8 @@ class _RunKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunKind.Value
     """Charges the invoices on autopay that are due: ProcessRecurringCharges, and as they fall due."""
     RUN_KIND_CLOCK_ADVANCE: _RunKind.ValueType  # 3
     """Moves a test clock: AdvanceTestClock."""
+    RUN_KIND_RECONCILIATION: _RunKind.ValueType  # 4
+    """Compares the book with a provider's: ReconcilePayments."""
 
 class RunKind(_RunKind, metaclass=_RunKindEnumTypeWrapper):
     """What a run does. May grow."""
@@ -49,6 +51,8 @@ RUN_KIND_RECURRING_CHARGES: RunKind.ValueType  # 2
 """Charges the invoices on autopay that are due: ProcessRecurringCharges, and as they fall due."""
 RUN_KIND_CLOCK_ADVANCE: RunKind.ValueType  # 3
 """Moves a test clock: AdvanceTestClock."""
+RUN_KIND_RECONCILIATION: RunKind.ValueType  # 4
+"""Compares the book with a provider's: ReconcilePayments."""
 Global___RunKind: _TypeAlias = RunKind  # noqa: Y015
 
 class _RunState:
@@ -107,6 +111,12 @@ class _RunOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunOutcome
     """Nothing was done, and rightly so: see the reason."""
     RUN_OUTCOME_FAILED: _RunOutcome.ValueType  # 6
     """Something went wrong with this item alone: see the message. The next run tries again."""
+    RUN_OUTCOME_MATCHED: _RunOutcome.ValueType  # 7
+    """Reconciliation: book and provider agree. Counted, not told one by one."""
+    RUN_OUTCOME_ADOPTED: _RunOutcome.ValueType  # 8
+    """Reconciliation: the provider had it and the book did not; it has been taken over. In a dry run, would be."""
+    RUN_OUTCOME_DIFFERENT: _RunOutcome.ValueType  # 9
+    """Reconciliation: they differ, and a person must look."""
 
 class RunOutcome(_RunOutcome, metaclass=_RunOutcomeEnumTypeWrapper):
     """What became of one item. May grow."""
@@ -125,6 +135,12 @@ RUN_OUTCOME_SKIPPED: RunOutcome.ValueType  # 5
 """Nothing was done, and rightly so: see the reason."""
 RUN_OUTCOME_FAILED: RunOutcome.ValueType  # 6
 """Something went wrong with this item alone: see the message. The next run tries again."""
+RUN_OUTCOME_MATCHED: RunOutcome.ValueType  # 7
+"""Reconciliation: book and provider agree. Counted, not told one by one."""
+RUN_OUTCOME_ADOPTED: RunOutcome.ValueType  # 8
+"""Reconciliation: the provider had it and the book did not; it has been taken over. In a dry run, would be."""
+RUN_OUTCOME_DIFFERENT: RunOutcome.ValueType  # 9
+"""Reconciliation: they differ, and a person must look."""
 Global___RunOutcome: _TypeAlias = RunOutcome  # noqa: Y015
 
 class _RunItemReason:
@@ -163,6 +179,16 @@ class _RunItemReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunItem
     """An internal error: see the log under the id in the message."""
     RUN_ITEM_REASON_CLIENT_ARCHIVED: _RunItemReason.ValueType  # 14
     """The client is archived: its engagements are not billed until it is active again."""
+    RUN_ITEM_REASON_THEIRS_ONLY: _RunItemReason.ValueType  # 15
+    """The provider has it, the book does not, and nothing on it tells whose it is."""
+    RUN_ITEM_REASON_OURS_ONLY: _RunItemReason.ValueType  # 16
+    """The book has it, the provider does not."""
+    RUN_ITEM_REASON_AMOUNT_DIFFERS: _RunItemReason.ValueType  # 17
+    """Both have it, with other amounts."""
+    RUN_ITEM_REASON_STATE_DIFFERS: _RunItemReason.ValueType  # 18
+    """Both have it, in states that do not fit."""
+    RUN_ITEM_REASON_RECOVERING: _RunItemReason.ValueType  # 19
+    """Recovery mode: nothing is charged until the provider's record has been taken over."""
 
 class RunItemReason(_RunItemReason, metaclass=_RunItemReasonEnumTypeWrapper):
     """Why an item was skipped, declined or failed. May grow."""
@@ -197,6 +223,16 @@ RUN_ITEM_REASON_INTERNAL: RunItemReason.ValueType  # 13
 """An internal error: see the log under the id in the message."""
 RUN_ITEM_REASON_CLIENT_ARCHIVED: RunItemReason.ValueType  # 14
 """The client is archived: its engagements are not billed until it is active again."""
+RUN_ITEM_REASON_THEIRS_ONLY: RunItemReason.ValueType  # 15
+"""The provider has it, the book does not, and nothing on it tells whose it is."""
+RUN_ITEM_REASON_OURS_ONLY: RunItemReason.ValueType  # 16
+"""The book has it, the provider does not."""
+RUN_ITEM_REASON_AMOUNT_DIFFERS: RunItemReason.ValueType  # 17
+"""Both have it, with other amounts."""
+RUN_ITEM_REASON_STATE_DIFFERS: RunItemReason.ValueType  # 18
+"""Both have it, in states that do not fit."""
+RUN_ITEM_REASON_RECOVERING: RunItemReason.ValueType  # 19
+"""Recovery mode: nothing is charged until the provider's record has been taken over."""
 Global___RunItemReason: _TypeAlias = RunItemReason  # noqa: Y015
 
 class _RunOrder:
@@ -374,6 +410,7 @@ class RunItem(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     PLANNED_INVOICE_FIELD_NUMBER: _builtins.int
+    PROVIDER_REFERENCE_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """Position in the run, rising; `after_seq` of WatchRun resumes behind it. Of each firm's own in a run over all
     firms.
@@ -394,6 +431,8 @@ class RunItem(_message.Message):
     """Why, when it was skipped, declined or failed."""
     message: _builtins.str
     """For people, in English. Empty: nothing to say."""
+    provider_reference: _builtins.str
+    """Reconciliation: the provider's id of the payment or refund. Empty otherwise."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """Invoiced or asked for. Not set: nothing."""
@@ -416,10 +455,11 @@ class RunItem(_message.Message):
         message: _builtins.str = ...,
         amount: _money_pb2.Money | None = ...,
         planned_invoice: Global___PlannedInvoice | None = ...,
+        provider_reference: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "planned_invoice", b"planned_invoice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "client_id", b"client_id", "engagement_id", b"engagement_id", "firm_id", b"firm_id", "invoice_id", b"invoice_id", "message", b"message", "outcome", b"outcome", "payment_id", b"payment_id", "planned_invoice", b"planned_invoice", "reason", b"reason", "seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "client_id", b"client_id", "engagement_id", b"engagement_id", "firm_id", b"firm_id", "invoice_id", b"invoice_id", "message", b"message", "outcome", b"outcome", "payment_id", b"payment_id", "planned_invoice", b"planned_invoice", "provider_reference", b"provider_reference", "reason", b"reason", "seq", b"seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

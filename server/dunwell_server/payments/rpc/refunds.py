@@ -1,0 +1,9 @@
+"""PaymentService: refunds."""
+
+from __future__ import annotations
+
+from dunwell_server.payments.rpc.parts import PaymentHandlers
+
+
+class RefundHandlers(PaymentHandlers):
+    """Handlers of refunds."""

@@ -16,12 +16,13 @@ import pytest
 from dunwell.v1 import autopay_pb2, client_pb2, invoice_pb2, payment_service_pb2_grpc, run_pb2
 from dunwell_server.billing.model import Client, Invoice
 from dunwell_server.kernel.ids import Prefix, encode, uuid7
-from dunwell_server.payments.rpc import PaymentServicer, Presenters
+from dunwell_server.payments.rpc import PaymentParts, PaymentServicer, Presenters
 from dunwell_server.platform.context import CallContext, Role, system_context
 from dunwell_server.platform.database import Database, UnitOfWork
 from dunwell_server.platform.runs import RunKind
 from dunwell_server.rpc.auth import ApiKeys, Authenticator
 from dunwell_server.rpc.calls import Calls
+from dunwell_server.rpc.converters import Pager
 from dunwell_server.rpc.server import RpcServer
 from dunwell_server.scheduler.runs import RunHandler
 from tests import support
@@ -111,7 +112,9 @@ async def served(db: Database, gateway: GatewayProcess, tmp_path: Path) -> Async
     )
     calls = Calls(db, server.background)
     presenters = Presenters(present_client, present_invoice)
-    servicer = PaymentServicer(calls, workers.charger, workers.keeper, presenters, all_firms, b"k" * 32)
+    servicer = PaymentServicer(
+        PaymentParts(calls, workers.charger, workers.keeper, presenters, all_firms, Pager(b"k" * 32))
+    )
     server.add(payment_service_pb2_grpc.add_PaymentServiceServicer_to_server, servicer)
     await server.start()
     worker = asyncio.create_task(execute_runs(world))

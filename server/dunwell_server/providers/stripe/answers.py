@@ -134,7 +134,7 @@ def declined(error: Body, **common: Any) -> Outcome:
         decline_class=decline_class,
         provider_code=provider_code,
         network_code=maybe_text(error, "network_decline_code"),
-        advice_code=network_advice or maybe_text(error, "advice_code"),
+        advice_code=maybe_text(error, "advice_code") or network_advice,
         message=payer_message(failure),
         retry_after_seconds=None if wait is None else wait.total_seconds(),
         **common,

@@ -225,16 +225,21 @@ def refused_charge(refused: Refused) -> Outcome:
     intent = maybe_obj(refused.error.get("payment_intent"))
     if not intent:
         return outcome
-    made = understood(intent)
-    if made.outcome in (OutcomeClass.SUCCEEDED, OutcomeClass.PENDING):
-        return unknown("an error about a payment that goes on", provider_reference=made.provider_reference)
+    status = maybe_text(intent, "status") or ""
+    if status in ("succeeded", "processing", "requires_capture"):
+        return unknown("an error about a payment that goes on", provider_reference=reference(intent))
     return replace(
         outcome,
         executed=True,
-        provider_reference=made.provider_reference,
-        provider_time=made.provider_time,
-        evidence={**outcome.evidence, **made.evidence, "status": maybe_text(intent, "status") or ""},
+        provider_reference=reference(intent),
+        provider_time=maybe_instant(maybe_int(intent, "created")),
+        evidence={**outcome.evidence, **_key_of(intent), "payment": status[:64]},
     )
+
+
+def _key_of(intent: Body) -> dict[str, str]:
+    key = metadata(intent).get("key")
+    return {} if key is None else {"key": key}
 
 
 def understood(intent: Body) -> Outcome:
@@ -257,7 +262,7 @@ def payment_outcome(intent: Body) -> Outcome:
     common: dict[str, Any] = {
         "provider_reference": provider_reference,
         "provider_time": maybe_instant(intent.get("created")),
-        "evidence": {"status": status[:64], "key": known.get("key", "")},
+        "evidence": {"status": status[:64], **_key_of(intent)},
     }
     asked = from_stripe(intent.get("currency"), intent.get("amount"))
     match status:
@@ -330,8 +335,3 @@ def _listed(intent: Body) -> ProviderPayment:
         outcome=outcome,
         created_time=instant(intent.get("created")),
     )
-
-
-def customer_of(body: Body) -> str | None:
-    """The customer an object belongs to."""
-    return reference(body.get("customer"))

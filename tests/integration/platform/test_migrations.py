@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import create_engine
 
 import dunwell_server.billing.tables
+import dunwell_server.disputes.tables
 import dunwell_server.inbox.tables
 import dunwell_server.ledger.tables
 import dunwell_server.payments.tables

@@ -10,6 +10,7 @@ import pytest
 from psycopg import sql
 
 from dunwell_server.billing import tables as billing
+from dunwell_server.disputes import tables as disputes
 from dunwell_server.inbox import tables as inbox
 from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.ledger import tables as ledger
@@ -20,7 +21,7 @@ from dunwell_server.platform.schema import metadata
 from tests import support
 from tests.integration.platform.clean_books import Books, clean_books
 
-assert all((billing, inbox, ledger, payments, platform))
+assert all((billing, disputes, inbox, ledger, payments, platform))
 TENANT_TABLES = sorted(table.name for table in metadata.tables.values() if table.info.get("tenant"))
 FILLED = [
     "attempt", "audit_event", "audit_seal", "client", "client_balance", "collection_hold", "coverage", "engagement", "event", "invoice",

@@ -137,6 +137,13 @@ FROM unnest(%(ids)s::uuid[], %(amounts)s::bigint[]) AS d (id, amount)
 WHERE i.firm_id = %(firm_id)s AND i.id = d.id
 RETURNING {COLUMNS}
 """
+_ADD_DISPUTES = f"""
+UPDATE invoice i SET open_chargebacks = i.open_chargebacks + d.opened, lost_disputes = i.lost_disputes + d.lost,
+    amount_charged_back = i.amount_charged_back + d.amount, version = i.version + 1, update_time = %(now)s
+FROM unnest(%(ids)s::uuid[], %(opened)s::smallint[], %(lost)s::smallint[], %(amounts)s::bigint[]) AS d (id, opened, lost, amount)
+WHERE i.firm_id = %(firm_id)s AND i.id = d.id
+RETURNING {COLUMNS}
+"""
 _MARK_OVERDUE = f"""
 WITH late AS MATERIALIZED (
     SELECT id FROM invoice
@@ -367,6 +374,15 @@ async def add_money(uow: UnitOfWork, received: Mapping[UUID, int]) -> list[Invoi
     """Add what was received to each of the (locked) invoices; their new facts, in id order."""
     params = {"firm_id": uow.firm_id, "ids": list(received), "amounts": list(received.values()), "now": uow.now}
     return sorted(await fetch(uow, invoice_from_row, _ADD_MONEY, params), key=lambda invoice: invoice.id)
+
+
+async def add_disputes(uow: UnitOfWork, changes: Mapping[UUID, tuple[int, int, int]]) -> list[Invoice]:
+    """Add to open chargebacks, lost disputes and the amount charged back of the (locked) invoices; their new facts in id order."""
+    params = {
+        "firm_id": uow.firm_id, "now": uow.now, "ids": list(changes), "opened": [change[0] for change in changes.values()],
+        "lost": [change[1] for change in changes.values()], "amounts": [change[2] for change in changes.values()],
+    }  # fmt: skip
+    return sorted(await fetch(uow, invoice_from_row, _ADD_DISPUTES, params), key=lambda invoice: invoice.id)
 
 
 async def set_collection(uow: UnitOfWork, changes: Mapping[UUID, Mapping[str, Any]]) -> None:

@@ -1,0 +1,68 @@
+"""Takes over what providers' events say of disputes."""
+
+from __future__ import annotations
+
+from typing import Protocol
+from uuid import UUID
+
+import structlog
+
+from dunwell_server.disputes.service import apply_dispute
+from dunwell_server.inbox.ports import Applied, NotYet, Origin
+from dunwell_server.kernel.errors import DunwellError, Reason
+from dunwell_server.kernel.ids import Prefix, encode
+from dunwell_server.payments.service.disputed import find_payment, is_settled
+from dunwell_server.platform.context import CallContext
+from dunwell_server.platform.database import Database, UnitOfWork
+from dunwell_server.providers.abilities import ProviderDispute
+from dunwell_server.providers.events import DisputeNotice
+
+log = structlog.get_logger(__name__)
+
+
+class DisputeReader(Protocol):
+    """Reads a dispute from an account's provider."""
+
+    async def read_dispute(
+        self, database: Database, context: CallContext, account_id: UUID, reference: str
+    ) -> ProviderDispute | None:
+        """Its present state; None where the provider has no such ability."""
+        ...
+
+
+class DisputeApplier:
+    """An event about a dispute is a hint: what the provider now says of it is applied, where it can be asked."""
+
+    notices: tuple[type, ...] = (DisputeNotice,)
+
+    def __init__(self, reader: DisputeReader) -> None:
+        self._reader = reader
+
+    async def prepare(
+        self, database: Database, context: CallContext, origin: Origin, notice: DisputeNotice
+    ) -> ProviderDispute | None:
+        """Ask the provider. One that does not know its own dispute any more is not believed over its event."""
+        reference = notice.dispute.provider_reference
+        try:
+            return await self._reader.read_dispute(database, context, origin.account_id, reference)
+        except DunwellError as error:
+            if error.reason is not Reason.STATE_CONFLICT:
+                raise
+            log.warning("dispute_not_readable", provider=origin.provider)
+            return None
+
+    async def apply(
+        self, uow: UnitOfWork, origin: Origin, notice: DisputeNotice, prepared: ProviderDispute | None
+    ) -> Applied:
+        """Find the payment and apply; a payment that is not in the book yet is waited for."""
+        theirs = prepared or notice.dispute
+        reference = theirs.payment_reference
+        if reference is None:
+            return Applied.ignored("the dispute names no payment")
+        payment_id = await find_payment(uow, origin.account_id, reference)
+        if payment_id is None or not await is_settled(uow, payment_id):
+            raise NotYet(f"the book has no received payment {reference}")
+        applied = await apply_dispute(uow, origin.account_id, payment_id, theirs, fresh=prepared is not None)
+        dispute = applied.dispute
+        what = f"{dispute.kind.value.lower()} {encode(Prefix.DISPUTE, dispute.id)} is {dispute.state.value}"
+        return Applied(what if applied.changed else f"nothing new: {what}")

@@ -19,6 +19,10 @@ CREATE UNIQUE INDEX payment_provider_key ON payment (firm_id, account_id, provid
 CREATE INDEX payment_finish_idx ON payment (firm_id, finish_time) WHERE finish_time IS NOT NULL;
 
 ALTER TABLE attempt ALTER COLUMN method_id DROP NOT NULL;
+
+CREATE INDEX attempt_sent_idx ON attempt (firm_id, account_id, first_send_time) WHERE first_send_time IS NOT NULL;
+
+ALTER TABLE collection_hold ADD COLUMN place SMALLINT DEFAULT 0 NOT NULL;
 ALTER TABLE payment_method
     ADD COLUMN failure_streak INTEGER DEFAULT 0 NOT NULL,
     ADD COLUMN warned_expiry TEXT;
@@ -81,7 +85,16 @@ CREATE TABLE control.inbox_envelope (
     CONSTRAINT inbox_envelope_account_id_dedupe_key_key UNIQUE (account_id, dedupe_key)
 );
 
+CREATE INDEX inbox_envelope_unrouted_idx ON control.inbox_envelope (create_time, id) WHERE state <> 'ROUTED';
+
 CREATE INDEX inbox_envelope_waiting_idx ON control.inbox_envelope (next_attempt_time) WHERE state = 'WAITING';
+
+CREATE TABLE control.inbox_poll (
+    account_id UUID NOT NULL,
+    poll_time TIMESTAMP WITH TIME ZONE NOT NULL,
+    polled_until TIMESTAMP WITH TIME ZONE,
+    CONSTRAINT inbox_poll_pkey PRIMARY KEY (account_id)
+);
 
 CREATE TABLE provider_event (
     firm_id UUID NOT NULL,
@@ -116,6 +129,8 @@ CREATE TABLE provider_event (
 
 CREATE INDEX provider_event_object_idx ON provider_event (firm_id, object_reference) WHERE object_reference IS NOT NULL;
 
+CREATE INDEX provider_event_quarantine_idx ON provider_event (firm_id) WHERE state = 'QUARANTINED';
+
 CREATE INDEX provider_event_time_idx ON provider_event (firm_id, create_time, id);
 
 CREATE INDEX provider_event_work_idx ON provider_event (firm_id, next_attempt_time, id) WHERE state = 'RECEIVED';
@@ -132,11 +147,12 @@ CREATE TABLE credit_note (
     currency_code TEXT NOT NULL CONSTRAINT credit_note_currency_code_check CHECK (currency_code ~ '^[A-Z]{3}$'),
     amount_minor BIGINT NOT NULL,
     tax_minor BIGINT DEFAULT 0 NOT NULL,
+    deferred_minor BIGINT DEFAULT 0 NOT NULL,
     reason TEXT,
     issue_date DATE NOT NULL,
     create_time TIMESTAMP WITH TIME ZONE DEFAULT clock_timestamp() NOT NULL,
     CONSTRAINT credit_note_pkey PRIMARY KEY (firm_id, id),
-    CONSTRAINT credit_note_amount_check CHECK (amount_minor > 0 AND tax_minor >= 0 AND tax_minor <= amount_minor),
+    CONSTRAINT credit_note_amount_check CHECK (amount_minor > 0 AND tax_minor >= 0 AND deferred_minor >= 0 AND tax_minor + deferred_minor <= amount_minor),
     CONSTRAINT credit_note_firm_id_client_id_fkey FOREIGN KEY(firm_id, client_id) REFERENCES client (firm_id, id),
     CONSTRAINT credit_note_firm_id_invoice_id_currency_code_fkey FOREIGN KEY(firm_id, invoice_id, currency_code) REFERENCES invoice (firm_id, id, currency_code),
     CONSTRAINT credit_note_firm_id_series_series_no_key UNIQUE (firm_id, series, series_no),
@@ -155,6 +171,7 @@ CREATE TABLE refund (
     currency_code TEXT NOT NULL CONSTRAINT refund_currency_code_check CHECK (currency_code ~ '^[A-Z]{3}$'),
     amount_minor BIGINT NOT NULL,
     from_credit_minor BIGINT DEFAULT 0 NOT NULL,
+    uncovered_minor BIGINT DEFAULT 0 NOT NULL,
     destination TEXT NOT NULL,
     reason TEXT,
     note TEXT,
@@ -189,7 +206,7 @@ CREATE TABLE refund (
     CONSTRAINT refund_state_check CHECK (state IN ('AWAITING_APPROVAL', 'PROCESSING', 'PENDING', 'SUCCEEDED', 'FAILED', 'REJECTED')),
     CONSTRAINT refund_send_state_check CHECK (send_state IN ('CREATED', 'SENT', 'NOT_SENT', 'UNKNOWN', 'ANSWERED')),
     CONSTRAINT refund_destination_check CHECK (destination IN ('PAYMENT_METHOD', 'CREDIT', 'MANUAL')),
-    CONSTRAINT refund_amount_check CHECK (amount_minor > 0 AND from_credit_minor >= 0 AND from_credit_minor <= amount_minor),
+    CONSTRAINT refund_amount_check CHECK (amount_minor > 0 AND from_credit_minor >= 0 AND uncovered_minor >= 0 AND from_credit_minor + uncovered_minor <= amount_minor),
     CONSTRAINT refund_key_check CHECK (idempotency_key = 'v1:refund:' || id::text),
     CONSTRAINT refund_sent_check CHECK (send_state <> 'SENT' OR lease_until IS NOT NULL OR state <> 'PROCESSING'),
     CONSTRAINT refund_firm_id_payment_id_currency_code_fkey FOREIGN KEY(firm_id, payment_id, currency_code) REFERENCES payment (firm_id, id, currency_code),
@@ -360,14 +377,16 @@ CREATE INDEX provider_mirror_client_idx ON provider_mirror (firm_id, client_id, 
 INSERT INTO control.state_edge (machine, source, target)
 SELECT machine, source, unnest(string_to_array(targets, ' ')) FROM (VALUES
     ('refund', '', 'AWAITING_APPROVAL PROCESSING PENDING SUCCEEDED FAILED'),
-    ('refund', 'AWAITING_APPROVAL', 'PROCESSING SUCCEEDED REJECTED'),
+    ('refund', 'AWAITING_APPROVAL', 'PROCESSING PENDING SUCCEEDED REJECTED'),
     ('refund', 'PROCESSING', 'PENDING SUCCEEDED FAILED'),
     ('refund', 'PENDING', 'SUCCEEDED FAILED'),
     ('refund', 'SUCCEEDED', 'FAILED'),
+    ('refund', 'FAILED', 'SUCCEEDED'),
     ('checkout_session', '', 'CREATING'),
     ('checkout_session', 'CREATING', 'OPEN COMPLETED EXPIRED FAILED'),
     ('checkout_session', 'OPEN', 'COMPLETED EXPIRED'),
     ('checkout_session', 'EXPIRED', 'COMPLETED'),
+    ('checkout_session', 'FAILED', 'COMPLETED'),
     ('setup_intent', '', 'CREATING'),
     ('setup_intent', 'CREATING', 'OPEN SUCCEEDED FAILED CANCELLED'),
     ('setup_intent', 'OPEN', 'SUCCEEDED FAILED CANCELLED'),
@@ -392,12 +411,25 @@ BEGIN
     END LOOP;
 END $$;
 
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON credit_note FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON refund_allocation FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER fixed BEFORE UPDATE ON refund FOR EACH ROW
+    WHEN ((OLD.payment_id, OLD.client_id, OLD.currency_code, OLD.amount_minor, OLD.destination, OLD.reopen_invoice, OLD.provider, OLD.account_id,
+           OLD.idempotency_key, OLD.payment_reference)
+          IS DISTINCT FROM (NEW.payment_id, NEW.client_id, NEW.currency_code, NEW.amount_minor, NEW.destination, NEW.reopen_invoice, NEW.provider,
+           NEW.account_id, NEW.idempotency_key, NEW.payment_reference)
+          OR NEW.fence < OLD.fence OR (OLD.failed_after_success AND NOT NEW.failed_after_success)
+          OR (OLD.succeed_time IS NOT NULL AND (OLD.succeed_time, OLD.from_credit_minor, OLD.uncovered_minor)
+              IS DISTINCT FROM (NEW.succeed_time, NEW.from_credit_minor, NEW.uncovered_minor))
+          OR (OLD.provider_reference IS NOT NULL AND NEW.provider_reference IS DISTINCT FROM OLD.provider_reference))
+    EXECUTE FUNCTION refuse_change();
+
 SELECT secure_tenant_table(name) FROM unnest(ARRAY['provider_event', 'provider_mirror', 'credit_note', 'refund', 'refund_allocation', 'checkout_session', 'setup_intent',
     'provider_breaker', 'provider_breaker_reset']::regclass[]) AS name;
 GRANT INSERT ON credit_note, refund_allocation TO dunwell_app;
 GRANT INSERT, UPDATE ON provider_event, provider_mirror, refund, checkout_session, setup_intent, provider_breaker_reset TO dunwell_app;
 GRANT INSERT, DELETE ON provider_breaker TO dunwell_app;
-GRANT SELECT ON control.provider_reference, control.recovery, control.inbox_envelope TO dunwell_app, dunwell_auditor;
+GRANT SELECT ON control.provider_reference, control.recovery, control.inbox_envelope, control.inbox_poll TO dunwell_app, dunwell_auditor;
 GRANT INSERT ON control.provider_reference TO dunwell_app;
-GRANT INSERT, UPDATE ON control.inbox_envelope TO dunwell_app;
+GRANT INSERT, UPDATE ON control.inbox_envelope, control.inbox_poll TO dunwell_app;
 GRANT INSERT, UPDATE, DELETE ON control.recovery TO dunwell_app;

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Final
 
 import psycopg
 from prometheus_client import REGISTRY
@@ -16,8 +18,10 @@ from prometheus_client import REGISTRY
 from dunwell.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
 from dunwell.v1.billing_service_pb2_grpc import add_BillingServiceServicer_to_server
 from dunwell.v1.payment_service_pb2_grpc import add_PaymentServiceServicer_to_server
+from dunwell_server.admin.jobs import ensure_sidecar_key, settle_platform_accounts
 from dunwell_server.admin.rpc.servicer import AdminParts, AdminServicer
 from dunwell_server.admin.service.firms import Installation
+from dunwell_server.admin.service.platform_accounts import PlatformAccount
 from dunwell_server.billing.jobs import PackageRunExecutor
 from dunwell_server.billing.ports import CollectionPlanner
 from dunwell_server.billing.rpc.messages import present_client, present_invoice
@@ -54,6 +58,7 @@ from dunwell_server.platform.work import WorkHandler, WorkKind
 from dunwell_server.providers.manual import ManualProvider
 from dunwell_server.providers.registry import ProviderRegistry
 from dunwell_server.providers.sandbox import SandboxProvider
+from dunwell_server.providers.stripe import StripeProvider
 from dunwell_server.rpc.auth import ApiKeys, Authenticator, DatabaseKeyStore
 from dunwell_server.rpc.calls import Calls
 from dunwell_server.rpc.converters import Pager
@@ -64,6 +69,9 @@ from dunwell_server.scheduler.clock import ClockRunExecutor
 from dunwell_server.scheduler.daily import DailyMarks, DailyRun
 from dunwell_server.scheduler.runs import RunHandler
 from dunwell_server.scheduler.worker import JobWorker
+
+ENVIRONMENT_PROVIDERS: Final = ("stripe",)
+"""Providers at which the environment may configure an account of the installation."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -218,8 +226,37 @@ def providers(settings: Settings) -> ProviderRegistry:
     registry = ProviderRegistry()
     sandbox_url = settings.sandbox_url or f"http://127.0.0.1:{settings.sandbox_port}"
     registry.register("sandbox", lambda: SandboxProvider(sandbox_url))
+    registry.register("stripe", lambda: StripeProvider(settings.stripe_api_base))
     registry.register("manual", ManualProvider)
     return registry
+
+
+async def prepare_installation(settings: Settings, urls: DatabaseUrls, sidecar_key: Path) -> None:
+    """What a service does once at its start: its provider accounts from the environment, and a key for its own sidecar.
+
+    The key is kept in the file `sidecar_key`, unless there is no such sidecar or it has been given one.
+    """
+    database = await Database.open(urls.application, bus=wire(settings), max_size=1, name="dunwell-start")
+    try:
+        vault = Vault.of(settings.keys)
+        await settle_platform_accounts(database, platform_accounts(settings), ENVIRONMENT_PROVIDERS, vault)
+        if settings.makes_sidecar_key:
+            await ensure_sidecar_key(database, settings.keys.api_key_peppers, sidecar_key)
+    finally:
+        await database.close()
+
+
+def platform_accounts(settings: Settings) -> list[PlatformAccount]:
+    """The installation's own accounts at providers, as the environment has them."""
+    accounts: list[PlatformAccount] = []
+    if settings.stripe_secret_key is not None and settings.stripe_mode is not None:
+        credentials = {"secret_key": settings.stripe_secret_key.get_secret_value()}
+        if settings.stripe_publishable_key is not None:
+            credentials["publishable_key"] = settings.stripe_publishable_key
+        if settings.stripe_webhook_secret is not None:
+            credentials["webhook_secret"] = settings.stripe_webhook_secret.get_secret_value()
+        accounts.append(PlatformAccount("stripe", settings.stripe_mode, credentials))
+    return accounts
 
 
 @asynccontextmanager

@@ -82,7 +82,7 @@ BUGS = (
         "migrations/sql/0001_tables.sql",
         "UNIQUE (firm_id, external_id)",
         "UNIQUE (external_id)",
-        "tests/integration/platform/test_tenancy.py",
+        "tests/integration/platform/test_invariants.py",
         times=3,
     ),
     Bug(

@@ -68,9 +68,19 @@ class GatewayProcess:
         result: dict[str, Any] = response.json()
         return result
 
-    def ledger(self, account: str | None = None, group: str = "reference") -> dict[str, Any]:
-        """The gateway's own book: ``{"movements": n, "groups": {value: {"count", "amounts"}}}``."""
-        params = {"group": group} | ({"account": account} if account else {})
+    def shown(self, path: str, **params: Any) -> dict[str, Any]:
+        """GET /control/<path>."""
+        response = self._client.get(f"/control/{path}", params=params)
+        assert response.status_code == 200, response.text
+        result: dict[str, Any] = response.json()
+        return result
+
+    def ledger(self, account: str | None = None, group: str = "reference", kind: str = "charge") -> dict[str, Any]:
+        """The gateway's own book: ``{"movements": n, "groups": {value: {"count", "amounts"}}}``.
+
+        ``kind`` is charge, refund, … or ``all``, which nets them.
+        """
+        params = {"group": group, "kind": kind} | ({"account": account} if account else {})
         response = self._client.get("/control/ledger", params=params)
         assert response.status_code == 200, response.text
         result: dict[str, Any] = response.json()
@@ -82,8 +92,18 @@ class GatewayProcess:
         return count
 
 
-def start_gateway(folder: Path, *, port: int = 0, allow_reset: bool = False) -> GatewayProcess:
-    """Starts a gateway whose book lies in ``folder`` and waits until it serves. Fails with its error output."""
+def start_gateway(
+    folder: Path,
+    *,
+    port: int = 0,
+    allow_reset: bool = False,
+    webhook_url: str | None = None,
+    environment: dict[str, str] | None = None,
+) -> GatewayProcess:
+    """Starts a gateway whose book lies in ``folder`` and waits until it serves. Fails with its error output.
+
+    ``webhook_url`` is the template for accounts that have no endpoint of their own; ``environment`` is added to ours.
+    """
     errors = folder / "gateway.err"
     command = [
         sys.executable,
@@ -96,9 +116,11 @@ def start_gateway(folder: Path, *, port: int = 0, allow_reset: bool = False) -> 
     ]
     if allow_reset:
         command.append("--allow-reset")
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "server")}
+    if webhook_url is not None:
+        command += ["--webhook-url", webhook_url]
+    variables = os.environ | {"PYTHONPATH": str(ROOT / "server")} | (environment or {})
     with errors.open("ab") as sink:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=sink, env=environment, cwd=ROOT)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=sink, env=variables, cwd=ROOT)
     atexit.register(process.kill)  # A failing test leaves no gateway behind; killing a dead one does nothing.
     url = _listening(process)
     if url is None:

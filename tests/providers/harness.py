@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -26,7 +26,11 @@ from dunwell_server.providers.base import (
     require_ability,
 )
 from dunwell_server.providers.sandbox import SandboxProvider
+from dunwell_server.providers.stripe import StripeProvider
 from tests.providers.gateway import start_gateway
+from tests.providers.stripe.front import Front
+from tests.providers.stripe.localstripe import start_localstripe
+from tests.providers.stripe.loopback import serving
 
 
 @dataclass
@@ -57,6 +61,16 @@ class Harness:
     unparsable: str = "pm_sandbox_unparsable"
     rate_limited: str = "pm_sandbox_rateLimited"
     refused_attach: str = "pm_sandbox_attachDeclined"
+    wrong_secret: str = "sk_live_canary_4711"
+    """A key with the word ``canary`` that the provider does not accept."""
+    card_country: str = "US"
+    amounts: dict[str, int] = field(default_factory=dict)
+    """Currency → an amount that can be charged in it, where the suite's own cannot."""
+    return_url: str | None = None
+    links_expire: bool = True
+    """Whether the provider says until when a payer's link holds."""
+    cannot: dict[str, str] = field(default_factory=dict)
+    """Test → why what stands in for the provider cannot do it."""
     _now: datetime | None = field(default=None)
 
     def request(
@@ -72,6 +86,7 @@ class Harness:
             method_reference=method,
             description="Invoice HV-2026-000042",
             off_session=off_session,
+            return_url=None if off_session else self.return_url,
         )
 
     async def advance(self, delta: timedelta) -> None:
@@ -126,4 +141,54 @@ async def sandbox_harness(folder: Path) -> AsyncIterator[Harness]:
         gateway.stop()
 
 
-HARNESSES: dict[str, Callable[[Path], AbstractAsyncContextManager[Harness]]] = {"sandbox": sandbox_harness}
+_NO_CLOCK = "localstripe has no clock that can be set"
+STRIPE_CANNOT = {
+    "test_what_is_pending_settles_by_the_account_clock": _NO_CLOCK,
+    "test_a_link_expires_by_the_account_clock": _NO_CLOCK,
+    "test_cancelling_too_late_tells_that_the_money_moved": "localstripe has no method that stays pending for a while",
+    "test_the_list_has_every_payment_of_the_span_once_and_in_order": _NO_CLOCK,
+}
+
+
+@asynccontextmanager
+async def stripe_harness(folder: Path) -> AsyncIterator[Harness]:
+    """The Stripe adapter against localstripe, with a front that adds what localstripe lacks."""
+    book = start_localstripe(folder)
+    secret = f"sk_test_{uuid4().hex}"
+    account = ProviderAccount("account-1", "stripe", AccountMode.TEST, Credentials({"secret_key": secret}))
+    front = Front(book.url, secret)
+    async with serving(front) as server:
+        providers = [
+            StripeProvider(server.url),
+            StripeProvider(server.url, total_timeout=0.8),
+            StripeProvider("http://127.0.0.1:9"),
+        ]
+        try:
+            yield Harness(
+                provider=providers[0],
+                impatient=providers[1],
+                unreachable=providers[2],
+                account=account,
+                secret=secret,
+                movements=book.movements,
+                start_time=datetime.now(UTC) - timedelta(seconds=2),
+                declines=SANDBOX_DECLINES,
+                refused_attach="pm_card_visa_chargeDeclined",
+                wrong_secret="sk_test_canary_4711",
+                card_country="FR",
+                amounts={"KWD": 12_340},
+                return_url="https://example.com/back",
+                links_expire=False,
+                cannot=STRIPE_CANNOT,
+            )
+        finally:
+            for provider in providers:
+                await provider.close()
+            await front.close()
+            book.stop()
+
+
+HARNESSES: dict[str, Callable[[Path], AbstractAsyncContextManager[Harness]]] = {
+    "sandbox": sandbox_harness,
+    "stripe": stripe_harness,
+}

@@ -81,13 +81,19 @@ async def test_order_of_start_and_end(tmp_path: Path) -> None:
 
 
 async def test_a_crashed_child_comes_back(tmp_path: Path) -> None:
-    supervisor = Supervisor([spec(tmp_path, "worker"), spec(tmp_path, "other")])
+    ready = asyncio.Event()
+
+    async def on_ready() -> None:
+        ready.set()
+
+    supervisor = Supervisor([spec(tmp_path, "worker"), spec(tmp_path, "other")], on_ready=on_ready)
     running = asyncio.create_task(supervisor.run())
-    await until(lambda: len(events(tmp_path)) == 2)
+    # That a child runs is not enough: one that dies before the supervisor has found it ready could not be started at all.
+    await asyncio.wait_for(ready.wait(), 30)
     first = supervisor.pid("worker")
     assert first is not None
     os.kill(first, signal.SIGKILL)
-    await until(lambda: events(tmp_path).count("worker started") == 2)
+    await until(lambda: events(tmp_path).count("worker started") == 2, 30)
     assert supervisor.restarts == {"worker": 1, "other": 0}
     assert supervisor.pid("worker") not in (None, first)
     supervisor.stop()

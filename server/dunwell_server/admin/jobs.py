@@ -1,26 +1,30 @@
-"""What spans transactions: runs read over all firms, and the administrator's first key."""
+"""What spans transactions: runs read over all firms, the installation's own keys and provider accounts."""
 
 from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 from uuid import UUID
 
 from dunwell_server.admin.model import NewApiKey
-from dunwell_server.admin.service import api_keys
+from dunwell_server.admin.service import api_keys, platform_accounts
+from dunwell_server.admin.service.platform_accounts import PlatformAccount
 from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.kernel.ids import Prefix, encode
 from dunwell_server.platform import all_firms, runs
 from dunwell_server.platform.all_firms import RunFilter
 from dunwell_server.platform.context import CallContext, Role, system_context
+from dunwell_server.platform.crypto import Vault
 from dunwell_server.platform.database import Database, UnitOfWork
 from dunwell_server.platform.runs import Run
 from dunwell_server.rpc.auth import ApiKeys, DatabaseKeyStore
 
 BOOTSTRAP_NAME: Final = "bootstrap"
+SIDECAR_NAME: Final = "webhook sidecar"
 
 
 async def get_run(database: Database, context: CallContext, run_id: UUID) -> Run:
@@ -72,21 +76,43 @@ async def ensure_admin_key(database: Database, peppers: tuple[bytes, ...], file:
     accepts any more, so there is none to revoke.
     """
     text = _kept(file)
-    if text and await _works(database, peppers, text):
+    if text and await _works(database, peppers, text, Role.ADMIN):
         return text
     text = await create_admin_key(database, peppers[0], BOOTSTRAP_NAME)
     _keep(file, text)
     return text
 
 
-async def _works(database: Database, peppers: tuple[bytes, ...], text: str) -> bool:
+async def ensure_sidecar_key(database: Database, peppers: tuple[bytes, ...], file: Path) -> None:
+    """Have a SIDECAR key that works in `file` (mode 600), for the sidecar that a service starts for itself."""
+    text = _kept(file)
+    if text and await _works(database, peppers, text, Role.SIDECAR):
+        return
+    new = NewApiKey(SIDECAR_NAME, Role.SIDECAR, may_name_actor=False, expire_time=None)
+
+    async def create(uow: UnitOfWork) -> str:
+        _, minted = await api_keys.create(uow, new, peppers[0])
+        return minted.text
+
+    _keep(file, await database.run(system_context(None, "serve:sidecar-key"), create))
+
+
+async def settle_platform_accounts(
+    database: Database, wanted: Sequence[PlatformAccount], providers: Sequence[str], vault: Vault
+) -> None:
+    """Make the installation's accounts at `providers` what the environment says, in a transaction of its own."""
+    context = system_context(None, "environment")
+    await database.run(context, lambda uow: platform_accounts.settle(uow, wanted, providers, vault))
+
+
+async def _works(database: Database, peppers: tuple[bytes, ...], text: str, role: Role) -> bool:
     try:
         principal = await ApiKeys(DatabaseKeyStore(database), peppers).verify(text)
     except DunwellError as error:
         if error.reason in (Reason.UNAUTHENTICATED, Reason.CREDENTIAL_EXPIRED):
             return False
         raise
-    return principal.role is Role.ADMIN
+    return principal.role is role
 
 
 def _kept(file: Path) -> str:

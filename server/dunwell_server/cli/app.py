@@ -64,6 +64,23 @@ def serve(
 
 
 @app.command()
+def sidecar(
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default: DUNWELL_SIDECAR_HOST.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port to listen on. Default: DUNWELL_SIDECAR_PORT.")
+    ] = None,
+) -> None:
+    """Take providers' webhooks over HTTP and hand them to the RPC server; needs no database. `serve` runs one by itself."""
+
+    def work() -> int:
+        from dunwell_server.cli import sidecar as command
+
+        return command.sidecar(sidecar_host=host, sidecar_port=port)
+
+    finish(work)
+
+
+@app.command()
 def migrate(as_json: AsJson = False) -> None:
     """Create the database's roles and bring its schema to this release."""
     from dunwell_server.cli import migrate as command
@@ -188,11 +205,21 @@ def job_worker(index: Annotated[int, typer.Option(min=0)] = 0) -> None:
 def sandbox_gateway(
     port: Annotated[int, typer.Option(min=0, max=65535)],
     book: Annotated[Path, typer.Option(help="File of the gateway's own book.")],
+    webhook_url: Annotated[
+        str | None,
+        typer.Option(
+            help="Where its events go; {account} is the account's name. Default: DUNWELL_SANDBOX_WEBHOOK_URL."
+        ),
+    ] = None,
+    public_url: Annotated[
+        str | None,
+        typer.Option(help="Where browsers find its pages, if not at the port. Default: DUNWELL_SANDBOX_PUBLIC_URL."),
+    ] = None,
 ) -> None:
     """The sandbox payment gateway; `serve` starts it."""
     from dunwell_server.cli import processes
 
-    finish(lambda: processes.sandbox_gateway(port, book))
+    finish(lambda: processes.sandbox_gateway(port, book, webhook_url, public_url))
 
 
 def _refuse(message: str) -> int:

@@ -48,6 +48,11 @@ def sandbox_book(settings: Settings) -> Path:
     return settings.data_dir / "sandbox.sqlite"
 
 
+def sidecar_key_file(settings: Settings) -> Path:
+    """Where the API key of the sidecar that `serve` starts is kept, mode 600."""
+    return settings.data_dir / "sidecar-key"
+
+
 def anchor_folder(settings: Settings) -> Path:
     """Where the audit chains' heads are anchored, outside of the database."""
     return settings.data_dir / "anchors"

@@ -1,4 +1,7 @@
-"""What goes wrong, as one clear line and an exit code: 1 for what failed, 2 for how the command was called or configured."""
+"""What goes wrong, as one clear line and an exit code: 1 for what failed, 2 for how the command was called or configured.
+
+Every command loads this module, the sidecar too, which must load nothing that reaches a database: so it loads little.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,17 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import psycopg
 import typer
 from pydantic import ValidationError
 
-from dunwell_server.config import Settings
 from dunwell_server.kernel.errors import DunwellError, Reason
-from dunwell_server.platform.embedded import EmbeddedPostgresError
-from dunwell_server.platform.keys import SecretError
 from dunwell_server.platform.logging import configure_logging, redact_text
-from dunwell_server.platform.migrate import MigrationError
-from dunwell_server.rpc.startup import StartupError
-from dunwell_server.supervisor import SupervisorError
+from dunwell_server.sidecar_config import SidecarSettings
+
+if TYPE_CHECKING:
+    from dunwell_server.config import Settings
 
 FAILED: Final = 1
 USAGE: Final = 2
@@ -31,6 +31,19 @@ _CALLERS_FAULT: Final = frozenset(
         Reason.CLOCK_NOT_TEST, Reason.CLOCK_BACKWARDS, Reason.UNKNOWN_TIME_ZONE, Reason.UNKNOWN_CURRENCY, Reason.PERIOD_INVALID,
     }
 )  # fmt: skip
+
+
+_MALFUNCTIONS: Final = (
+    ("dunwell_server.platform.embedded", "EmbeddedPostgresError"),
+    ("dunwell_server.platform.migrate", "MigrationError"),
+    ("dunwell_server.supervisor", "SupervisorError"),
+)
+_MISCONFIGURATIONS: Final = (
+    ("dunwell_server.platform.keys", "SecretError"),
+    ("dunwell_server.rpc.startup", "StartupError"),
+    ("dunwell_server.webhooks.server", "SidecarError"),
+)
+"""Exceptions whose text is the line, by module and name."""
 
 
 class CommandError(Exception):
@@ -46,6 +59,8 @@ def load_settings(**overrides: Any) -> Settings:
 
     Raises CommandError naming every variable that is wrong.
     """
+    from dunwell_server.config import Settings
+
     try:
         settings = Settings()
     except ValidationError as error:
@@ -60,7 +75,7 @@ def configure(settings: Settings, *, process: str) -> None:
     configure_logging(level=level, levels=levels(settings), form=settings.log_format, process=process)
 
 
-def levels(settings: Settings) -> dict[str, str]:
+def levels(settings: SidecarSettings) -> dict[str, str]:
     """Log levels per module: those configured, and quiet for libraries that tell of every request."""
     return {"httpx": "WARNING", "alembic": "WARNING", "apscheduler": "WARNING", **settings.log_levels}
 
@@ -99,13 +114,13 @@ def describe(error: Exception) -> tuple[str, int]:
         return f"{where}{error.message} ({error.reason})", USAGE if error.reason in _CALLERS_FAULT else FAILED
     if isinstance(error, ValidationError):
         return _configuration(error), USAGE
-    if isinstance(error, EmbeddedPostgresError | MigrationError | SupervisorError):
+    if _is_one_of(error, *_MALFUNCTIONS):
         return str(error), FAILED
-    if isinstance(error, SecretError | StartupError):
+    if _is_one_of(error, *_MISCONFIGURATIONS):
         return str(error), USAGE
-    if isinstance(error, psycopg.OperationalError):
+    if _is_one_of(error, ("psycopg", "OperationalError")):
         return f"the database does not answer: {_first_line(error)}", FAILED
-    if isinstance(error, psycopg.Error):
+    if _is_one_of(error, ("psycopg", "Error")):
         return f"the database refuses: {_first_line(error)}", FAILED
     if isinstance(error, OSError) and error.strerror:
         return ": ".join(filter(None, (str(error.filename or ""), error.strerror))), FAILED
@@ -113,6 +128,12 @@ def describe(error: Exception) -> tuple[str, int]:
         f"unexpected {type(error).__name__}: {_first_line(error)} (DUNWELL_LOG_LEVEL=DEBUG shows where it comes from)",
         FAILED,
     )
+
+
+def _is_one_of(error: Exception, *kinds: tuple[str, str]) -> bool:
+    """Whether the error is of one of these classes. What was never loaded cannot have been raised."""
+    classes = (getattr(sys.modules.get(module), name, None) for module, name in kinds)
+    return isinstance(error, tuple(filter(None, classes)))
 
 
 def _configuration(error: ValidationError) -> str:

@@ -74,10 +74,15 @@ def job_worker(settings: Settings, index: int) -> int:
     return _run(work())
 
 
-def sandbox_gateway(port: int, book: Path) -> int:
-    """The sandbox gateway, which knows nothing of supervisors, as a child of ours."""
+def sandbox_gateway(port: int, book: Path, webhook_url: str | None = None, public_url: str | None = None) -> int:
+    """The sandbox gateway, which knows nothing of supervisors, as a child of ours. URLs not given: as its environment says."""
     die_with_supervisor()
-    return sandbox_main(["--port", str(port), "--data", str(book)])
+    arguments = ["--port", str(port), "--data", str(book)]
+    if webhook_url is not None:
+        arguments += ["--webhook-url", webhook_url]
+    if public_url is not None:
+        arguments += ["--public-url", public_url]
+    return sandbox_main(arguments)
 
 
 def _configure(settings: Settings, name: str) -> None:

@@ -7,35 +7,18 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
-import grpc
-import httpx
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rich.console import Console
 
-from dunwell_server.bootstrap import DatabaseUrls, migrate_database, resolve_urls
-from dunwell_server.cli.installation import database_of, free_port, is_embedded, sandbox_book, sandbox_url
+from dunwell_server.bootstrap import DatabaseUrls, migrate_database, prepare_installation, resolve_urls
+from dunwell_server.cli.installation import database_of, is_embedded, sidecar_key_file
+from dunwell_server.cli.plan import Plan, plan_children
 from dunwell_server.cli.problems import levels
 from dunwell_server.config import Settings
 from dunwell_server.platform.logging import configure_logging
 from dunwell_server.platform.migrate import head_revision
 from dunwell_server.rpc.startup import StartupError, check_database, load_credentials, probe_port, refuse_plaintext
-from dunwell_server.supervisor import ChildSpec, Probe, Supervisor, python_child
-
-SANDBOX = "sandbox"
-_PROBE_SECONDS = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What will run and where it answers."""
-
-    settings: Settings
-    children: list[ChildSpec]
-    sandbox: str | None
-    """The sandbox gateway's address; None where there is none."""
+from dunwell_server.supervisor import Supervisor
 
 
 def serve(settings: Settings) -> int:
@@ -63,6 +46,7 @@ def installation(settings: Settings) -> Iterator[tuple[Settings, DatabaseUrls]]:
         if development and urls.owner is not None:
             migrate_database(urls)
         asyncio.run(check_database(urls.application, head_revision()))
+        asyncio.run(prepare_installation(settings, urls, sidecar_key_file(settings)))
         yield settings, urls
 
 
@@ -87,84 +71,6 @@ def reserved_port(settings: Settings) -> Iterator[Settings]:
         yield settings.model_copy(update={"port": holder.getsockname()[1]})
 
 
-def plan_children(settings: Settings, urls: DatabaseUrls) -> Plan:
-    """The processes in the order in which they depend on one another. What they need to know travels in their environment."""
-    children: list[ChildSpec] = []
-    environment = _environment(settings, urls)
-    gateway: str | None = None
-    if settings.enable_sandbox and settings.sandbox_url is None and settings.environment == "development":
-        port = settings.sandbox_port or free_port()
-        probe_port("127.0.0.1", port)
-        gateway = f"http://127.0.0.1:{port}"
-        book = sandbox_book(settings)
-        command = python_child(SANDBOX, "sandbox-gateway", "--port", str(port), "--book", str(book))
-        children.append(ChildSpec(SANDBOX, command, ready=_http_probe(f"{gateway}/healthz"), stop_timeout=5.0))
-        environment["DUNWELL_SANDBOX_URL"] = gateway
-    elif settings.enable_sandbox and settings.sandbox_url:
-        gateway = sandbox_url(settings)
-    first = (SANDBOX,) if children else ()
-    for index in range(settings.workers):
-        children.append(
-            ChildSpec(
-                f"rpc-{index}", python_child("rpc-worker", "rpc-worker", "--index", str(index)), environment,
-                # The workers share a port: that it answers tells of the first one only, and a start-up error ends any.
-                ready=_grpc_probe(settings) if index == 0 else None, after=first,
-            )
-        )  # fmt: skip
-    for index in range(settings.jobs):
-        arguments = python_child("job-worker", "job-worker", "--index", str(index))
-        children.append(ChildSpec(f"job-{index}", arguments, environment, after=first))
-    return Plan(settings, children, gateway)
-
-
-def _environment(settings: Settings, urls: DatabaseUrls) -> dict[str, str]:
-    """What children are told beside our own environment. The owner's URL is for migrations and goes no further."""
-    return {
-        "DATABASE_URL": urls.application,
-        "DUNWELL_OWNER_DATABASE_URL": "",
-        "DUNWELL_AUDIT_DATABASE_URL": urls.auditor or "",
-        "DUNWELL_HOST": settings.host,
-        "DUNWELL_PORT": str(settings.port),
-        "DUNWELL_WORKERS": str(settings.workers),
-        "DUNWELL_JOBS": str(settings.jobs),
-        "DUNWELL_DATA_DIR": str(settings.data_dir.resolve()),
-    }
-
-
-def _http_probe(url: str) -> Probe:
-    async def probe() -> bool:
-        async with httpx.AsyncClient(timeout=_PROBE_SECONDS, trust_env=False) as client:
-            return (await client.get(url)).is_success
-
-    return probe
-
-
-def _grpc_probe(settings: Settings) -> Probe:
-    """Health over the wire, as a client has it; behind mutual TLS, that the port accepts connections."""
-
-    async def check() -> bool:
-        async with grpc.aio.insecure_channel(local_address(settings)) as channel:
-            stub: Any = health_pb2_grpc.HealthStub(channel)  # whose type stubs are older than its code
-            request = health_pb2.HealthCheckRequest()
-            answer = await stub.Check(request, timeout=_PROBE_SECONDS)
-            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
-
-    async def connect() -> bool:
-        host, _, port = local_address(settings).rpartition(":")
-        _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-        writer.close()
-        return True
-
-    return connect if settings.uses_tls else check
-
-
-def local_address(settings: Settings) -> str:
-    """`host:port` where this machine reaches the RPCs, also when they are bound to every address."""
-    if settings.host in ("0.0.0.0", "::", "[::]"):
-        return f"127.0.0.1:{settings.port}" if settings.host == "0.0.0.0" else f"[::1]:{settings.port}"
-    return settings.address
-
-
 def _banner(plan: Plan, console: Console) -> None:
     settings = plan.settings
     encryption = "TLS" if settings.uses_tls else "plaintext, loopback"
@@ -179,6 +85,8 @@ def _banner(plan: Plan, console: Console) -> None:
     ]
     if plan.sandbox:
         lines.append(("Sandbox", f"{plan.sandbox}  (payment gateway for TEST firms; no real money)"))
+    if plan.sidecar:
+        lines.append(("Webhooks", f"{plan.sidecar}/webhooks/PROVIDER/ACCOUNT"))
     if settings.metrics_port:
         last = settings.metrics_port + settings.workers + settings.jobs - 1
         lines.append(

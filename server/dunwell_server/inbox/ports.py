@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 from uuid import UUID
@@ -43,10 +44,16 @@ class NotYet(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an event came from: the account's row and its provider."""
+    """Where a notice came from: the account's row and its provider, and the event that brought it."""
 
     account_id: UUID
     provider: str
+    event_id: UUID
+    """Our id of the event."""
+    event_type: str
+    """The provider's name of what happened."""
+    provider_time: datetime | None
+    """When it happened, by the provider's clock."""
 
 
 class EventApplier(Protocol):

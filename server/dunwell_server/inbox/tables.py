@@ -50,12 +50,21 @@ envelope = control_table(
     CheckConstraint("(state = 'ROUTED') = (firm_id IS NOT NULL)", name="routed"),
     CheckConstraint("(sealed_body IS NULL) = (state = 'ROUTED')", name="sealed"),
     UniqueConstraint("account_id", "dedupe_key"),
+    Index("inbox_envelope_unrouted_idx", "create_time", "id", postgresql_where=text("state <> 'ROUTED'")),
     Index("inbox_envelope_waiting_idx", "next_attempt_time", postgresql_where=text("state = 'WAITING'")),
 )
 """One row per event of an account, whoever it concerns. `dedupe_key` is the provider's event id, or the body's hash where it has none.
 
 While the firm is not known the body is kept here, encrypted; afterwards it is the firm's row only.
 """
+
+poll = control_table(
+    "inbox_poll",
+    Column("account_id", UUID(), primary_key=True),
+    instant("poll_time", nullable=False),
+    instant("polled_until"),
+)
+"""When the provider's own list of an account's events was last compared with the inbox, and up to which of its instants."""
 
 provider_event = tenant_table(
     "provider_event",
@@ -84,6 +93,7 @@ provider_event = tenant_table(
     CheckConstraint("(finish_time IS NULL) = (state IN ('RECEIVED', 'QUARANTINED'))", name="finished"),
     UniqueConstraint("firm_id", "account_id", "dedupe_key"),
     Index("provider_event_work_idx", "firm_id", "next_attempt_time", "id", postgresql_where=text("state = 'RECEIVED'")),
+    Index("provider_event_quarantine_idx", "firm_id", postgresql_where=text("state = 'QUARANTINED'")),
     Index("provider_event_time_idx", "firm_id", "create_time", "id"),
     Index("provider_event_object_idx", "firm_id", "object_reference", postgresql_where=text("object_reference IS NOT NULL")),
 )  # fmt: skip

@@ -57,3 +57,52 @@ def payment_received(
         Entry(Account.RECOVERIES, -recovered, currency),
         Entry(Account.CLIENT_CREDIT, -credited, currency, client_id),
     ])  # fmt: skip
+
+
+def credit_note_issued(note_id: UUID, currency: str, *, earned: int, deferred: int, tax: int) -> Posting:
+    """What was billed is taken back, in the parts in which it was booked; the firm owes it to the client until it is paid back."""
+    return _posting("credit_note", note_id, "issued", [
+        Entry(Account.REVENUE, earned, currency),
+        Entry(Account.DEFERRED_REVENUE, deferred, currency),
+        Entry(Account.TAX_PAYABLE, tax, currency),
+        Entry(Account.REFUND_PAYABLE, -(earned + deferred + tax), currency),
+    ])  # fmt: skip
+
+
+def refunded(
+    refund_id: UUID,
+    client_id: UUID,
+    currency: str,
+    *,
+    payable: int,
+    reopened: int,
+    given_up: int,
+    from_credit: int,
+    kept: bool,
+    provider: str,
+) -> Posting:
+    """Money out. `payable` was credited by notes, `reopened` is owed again, `from_credit` was the client's credit.
+
+    `given_up` is owed again but not expected: of invoices that are written off, or what neither credit nor invoices cover. `kept`: the money
+    stays as the client's credit. Otherwise it leaves the provider's clearing; what is paid back outside of any leaves cash.
+    """
+    amount = payable + reopened + given_up + from_credit
+    money = Account.CASH if provider == "manual" else Account.CLEARING
+    out = (
+        Entry(Account.CLIENT_CREDIT, -amount, currency, client_id) if kept else Entry(money, -amount, currency, provider=provider)
+    )  # fmt: skip
+    return _posting("refund", refund_id, "refunded", [
+        Entry(Account.REFUND_PAYABLE, payable, currency),
+        Entry(Account.RECEIVABLE, reopened, currency, client_id),
+        Entry(Account.BAD_DEBT, given_up, currency),
+        Entry(Account.CLIENT_CREDIT, from_credit, currency, client_id),
+        out,
+    ])  # fmt: skip
+
+
+def refund_came_back(refund_id: UUID, client_id: UUID, currency: str, provider: str, amount: int) -> Posting:
+    """A refund that had succeeded failed: its money is with the provider again, and is the client's credit."""
+    return _posting("refund", refund_id, "came_back", [
+        Entry(Account.CLEARING, amount, currency, provider=provider),
+        Entry(Account.CLIENT_CREDIT, -amount, currency, client_id),
+    ])  # fmt: skip

@@ -37,6 +37,9 @@ class PaymentKind(StrEnum):
     CHARGE = "CHARGE"
     MANUAL = "MANUAL"
     LATE_LANDING = "LATE_LANDING"
+    ONE_TIME = "ONE_TIME"
+    CHECKOUT = "CHECKOUT"
+    ADOPTED = "ADOPTED"
 
 
 class AttemptState(StrEnum):
@@ -77,6 +80,9 @@ class Channel(StrEnum):
 
     AUTOPAY = "AUTOPAY"
     CHARGE = "CHARGE"
+    LINK = "LINK"
+    QR = "QR"
+    CHECKOUT = "CHECKOUT"
 
 
 class FailureCode(StrEnum):
@@ -162,12 +168,16 @@ class PaymentMethod:
     version: int
     create_time: datetime
     update_time: datetime
+    failure_streak: int = 0
+    """Declines since it was last charged successfully."""
     is_default: bool = False
+    reachable: bool = True
+    """Whether the provider account that keeps it is in use."""
 
     @property
     def usable(self) -> bool:
         """Whether it may be charged now."""
-        return self.state is MethodState.ACTIVE
+        return self.state is MethodState.ACTIVE and self.reachable
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +195,9 @@ class Payment:
     allocated_minor: int
     credited_minor: int
     refunded_minor: int
+    refund_pending_minor: int
     charged_back_minor: int
+    open_disputes: int
     cycle: int | None
     slot: int | None
     revision: int | None
@@ -203,6 +215,9 @@ class Payment:
     received_date: date | None
     late_attempt_id: UUID | None
     run_id: UUID | None
+    description: str | None
+    return_url: str | None
+    client_present: bool
     finish_time: datetime | None
     firm_time: datetime
     version: int
@@ -221,7 +236,8 @@ class Attempt:
     state: AttemptState
     provider: str
     account_id: UUID
-    method_id: UUID
+    method_id: UUID | None
+    """None: the client chooses on the provider's page."""
     currency_code: str
     amount_minor: int
     provider_reference: str | None
@@ -278,6 +294,26 @@ def slot_payment_id(firm_id: UUID, invoice_id: UUID, cycle: int, slot: int, revi
 def request_payment_id(firm_id: UUID, request_id: UUID) -> UUID:
     """The id of the payment that one explicit request asks for."""
     return derive_uuid("payment", firm_id, request_id)
+
+
+def one_time_payment_id(firm_id: UUID, request_id: UUID) -> UUID:
+    """The id of the payment that one CreatePayment asks for."""
+    return derive_uuid("payment", "one-time", firm_id, request_id)
+
+
+def checkout_session_id(firm_id: UUID, request_id: UUID) -> UUID:
+    """The id of the page that one request asks for."""
+    return derive_uuid("checkout_session", firm_id, request_id)
+
+
+def checkout_payment_id(session_id: UUID) -> UUID:
+    """The id of the payment for which a page asks."""
+    return derive_uuid("payment", "checkout", session_id)
+
+
+def setup_intent_id(firm_id: UUID, request_id: UUID) -> UUID:
+    """The id of the set-up intent that one request asks for."""
+    return derive_uuid("setup_intent", firm_id, request_id)
 
 
 def manual_payment_id(firm_id: UUID, request_id: UUID) -> UUID:

@@ -40,15 +40,17 @@ _SETUP = """
 SELECT set_config('app.firm_id', %(firm_text)s, true), set_config('app.actor', %(actor)s, true),
        set_config('statement_timeout', %(timeout)s, true),
        clock_timestamp() AS machine_now, f.state, f.mode, f.version,
-       CASE WHEN f.version = %(known)s THEN NULL ELSE f.settings END AS settings, c.now_time AS clock_now, c.state AS clock_state
+       CASE WHEN f.version = %(known)s THEN NULL ELSE f.settings END AS settings, c.now_time AS clock_now, c.state AS clock_state,
+       r.firm_id IS NOT NULL AS recovering
 FROM (VALUES (1)) AS one LEFT JOIN control.firm f ON f.id = %(firm)s LEFT JOIN control.test_clock c ON c.firm_id = f.id
+LEFT JOIN control.recovery r ON r.firm_id = f.id
 """
 
 
 class UnitOfWork:
     """One open transaction. Use cases take it, read and write through it, and never commit."""
 
-    __slots__ = ("_firm", "bus", "clock", "conn", "context", "machine_now")
+    __slots__ = ("_firm", "bus", "clock", "conn", "context", "machine_now", "recovering")
 
     def __init__(
         self,
@@ -58,6 +60,7 @@ class UnitOfWork:
         firm: Firm | None,
         clock: FirmClock,
         machine_now: datetime,
+        recovering: bool = False,
     ) -> None:
         self.conn = conn
         self.context = context
@@ -65,6 +68,7 @@ class UnitOfWork:
         self._firm = firm
         self.clock = clock
         self.machine_now = machine_now
+        self.recovering = recovering
 
     @property
     def firm(self) -> Firm:
@@ -123,12 +127,13 @@ class UnitOfWork:
         cursor = await self.conn.execute(_SETUP, _setup_params(context, context.remaining(DEFAULT_TIMEOUT), None))
         row = await cursor.fetchone()
         assert row is not None
-        _, _, _, machine_now, state, mode, version, settings, clock_now, clock_state = row
+        _, _, _, machine_now, state, mode, version, settings, clock_now, clock_state, recovering = row
         if state is None:
             raise DunwellError(Reason.RESOURCE_NOT_FOUND, "No such firm.", resource=("Firm", str(firm_id)))
         firm = Firm(firm_id, state, mode, version, FirmSettings.from_json(settings))
         _refuse_write(firm, clock_state, context)
         self.context, self._firm, self.clock = context, firm, FirmClock(clock_now or machine_now, clock_now is not None)
+        self.recovering = recovering
 
     async def publish(self, event: Any) -> None:
         """Tell the subscribers of a domain event, in this transaction."""
@@ -230,12 +235,12 @@ class Database:
         row = await cursor.fetchone()
         if row is None:  # pragma: no cover - the statement always returns one row
             raise RuntimeError("no set-up row")
-        _, _, _, machine_now, state, mode, version, settings, clock_now, clock_state = row
+        _, _, _, machine_now, state, mode, version, settings, clock_now, clock_state, recovering = row
         clock = FirmClock(clock_now or machine_now, clock_now is not None)
         firm = None if context.firm_id is None else self._firm(context.firm_id, state, mode, version, settings, known)
         if write and firm is not None:
             _refuse_write(firm, clock_state, context)
-        return UnitOfWork(conn, context, self.bus, firm, clock, machine_now)
+        return UnitOfWork(conn, context, self.bus, firm, clock, machine_now, recovering)
 
     def _firm(
         self,

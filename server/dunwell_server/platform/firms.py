@@ -33,6 +33,19 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class BreakerPolicy:
+    """When charging at a provider account stops by itself, per firm and account. Windows are firm time."""
+
+    charges_per_hour: int = 100_000
+    """Most charges sent in an hour."""
+    same_amount_per_day: int = 20
+    """Most charges of the same amount to the same client in 24 hours."""
+    decline_percent: int = 90
+    """Declines among an hour's charges, in percent, above which it trips; counted from 100 charges on."""
+    disabled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class FirmSettings:
     """Everything a firm may choose. Amounts are minor units; times of day are civil times in the firm's zone."""
 
@@ -46,6 +59,10 @@ class FirmSettings:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     default_provider: str = "sandbox"
     approval_limits: dict[str, int] = field(default_factory=dict)
+    """Up to which amount one person may resolve an unknown outcome, by currency; one that is missing: never one alone."""
+    refund_approval_limits: dict[str, int] = field(default_factory=dict)
+    """Up to which amount one person may refund, by currency; one that is missing: any amount."""
+    breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
     features: dict[str, bool] = field(default_factory=dict)
     document: dict[str, Any] = field(default_factory=dict)
     """What no rule reads: legal name, address, tax id, branding. Kept as the API gave it."""
@@ -69,6 +86,9 @@ class FirmSettings:
             retry=RetryPolicy(tuple(data["retry"]["wait_days"]), data["retry"]["retry_on_new_method"]),
             default_provider=data["default_provider"],
             approval_limits=data["approval_limits"],
+            # Firms stored by earlier releases have neither.
+            refund_approval_limits=data.get("refund_approval_limits", {}),
+            breaker=BreakerPolicy(**data.get("breaker", {})),
             features=data["features"],
             document=data["document"],
         )
@@ -90,6 +110,13 @@ class FirmSettings:
             "retry": {"wait_days": list(self.retry.wait_days), "retry_on_new_method": self.retry.retry_on_new_method},
             "default_provider": self.default_provider,
             "approval_limits": self.approval_limits,
+            "refund_approval_limits": self.refund_approval_limits,
+            "breaker": {
+                "charges_per_hour": self.breaker.charges_per_hour,
+                "same_amount_per_day": self.breaker.same_amount_per_day,
+                "decline_percent": self.breaker.decline_percent,
+                "disabled": self.breaker.disabled,
+            },
             "features": self.features,
             "document": self.document,
         }

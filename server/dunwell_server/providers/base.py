@@ -187,6 +187,7 @@ class ProviderPayment:
     money: Money
     outcome: Outcome
     created_time: datetime
+    customer_reference: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +323,12 @@ class FollowsTestClock(Protocol):
 
     async def next_due(self, account: ProviderAccount) -> datetime | None:
         """When something next falls due in the account, by its clock; None when nothing will."""
+
+    async def drained(self, account: ProviderAccount) -> bool:
+        """Whether all that has happened in the account has been told: every webhook sent and answered.
+
+        May wait about a second for it. A caller that needs it asks again; what does not arrive keeps it False.
+        """
 
 
 ABILITIES: Final[Mapping[str, type[Any]]] = MappingProxyType(

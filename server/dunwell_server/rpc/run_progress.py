@@ -29,7 +29,10 @@ KINDS: Final = {
     RunKind.PACKAGES: run_pb2.RUN_KIND_PACKAGE_INVOICES,
     RunKind.COLLECTION: run_pb2.RUN_KIND_RECURRING_CHARGES,
     RunKind.CLOCK: run_pb2.RUN_KIND_CLOCK_ADVANCE,
+    RunKind.RECONCILIATION: run_pb2.RUN_KIND_RECONCILIATION,
 }
+
+_WITHOUT_INSTANT: Final = frozenset({RunKind.PACKAGES, RunKind.RECONCILIATION})
 
 Planned = Callable[[RunItem], run_pb2.PlannedInvoice | None]
 """What a dry run's item tells of the invoice it would make; billing knows."""
@@ -46,7 +49,7 @@ def run_message(run: Run, firm_id: UUID | None) -> run_pb2.Run:
         state=run_pb2.RunState.Value(f"RUN_STATE_{run.state.value}"),
         dry_run=run.dry_run,
         as_of_date=date_message(date.fromisoformat(params["as_of"][:10])) if _packages_as_of(run) else None,
-        as_of_time=timestamp(_instant(params)) if run.kind is not RunKind.PACKAGES else None,
+        as_of_time=timestamp(_instant(params)) if run.kind not in _WITHOUT_INSTANT else None,
         client_id=_id(Prefix.CLIENT, params.get("client_id")),
         engagement_id=_id(Prefix.ENGAGEMENT, params.get("engagement_id")),
         actor=run.actor,
@@ -85,6 +88,7 @@ def item_message(item: RunItem, firm_id: UUID, seq: int, planned: Planned | None
         message=item.message or "",
         amount=amount,
         planned_invoice=planned(item) if planned is not None else None,
+        provider_reference=detail.get("provider_reference") or "",
     )
 
 

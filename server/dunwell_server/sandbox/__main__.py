@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import sqlite3
 import sys
@@ -11,6 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dunwell_server.sandbox.server import serve
+
+WEBHOOK_URL_VARIABLE = "DUNWELL_SANDBOX_WEBHOOK_URL"
+PUBLIC_URL_VARIABLE = "DUNWELL_SANDBOX_PUBLIC_URL"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,6 +24,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=4280, help="port to listen on; 0 takes a free one")
     parser.add_argument("--data", type=Path, required=True, help="file of the gateway's own book (SQLite)")
     parser.add_argument("--allow-reset", action="store_true", help="allow POST /control/reset to empty the book")
+    parser.add_argument(
+        "--webhook-url",
+        default=os.environ.get(WEBHOOK_URL_VARIABLE, ""),
+        help="where events are sent unless an account says otherwise; {account} in it is the account's name; "
+        f"empty: nowhere (default: {WEBHOOK_URL_VARIABLE})",
+    )
+    parser.add_argument(
+        "--public-url",
+        default=os.environ.get(PUBLIC_URL_VARIABLE) or None,
+        help=f"where browsers find the hosted pages, if not where it listens (default: {PUBLIC_URL_VARIABLE})",
+    )
     options = parser.parse_args(arguments)
     # uvicorn finishes its work and then raises the signal again, for the handler that was there before it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -30,8 +45,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         run = uvloop.run
     try:
-        run(serve(options.host, options.port, options.data, allow_reset=options.allow_reset))
-    except (OSError, sqlite3.OperationalError) as error:
+        run(
+            serve(
+                options.host,
+                options.port,
+                options.data,
+                allow_reset=options.allow_reset,
+                webhook_url=options.webhook_url,
+                public_url=options.public_url,
+            )
+        )
+    except (OSError, sqlite3.OperationalError, ValueError) as error:
         print(f"sandbox gateway: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -58,6 +58,7 @@ class Settings:
         return replace(self, **values)
 
 
+DEFAULT_PUBLIC_URL = "http://127.0.0.1:4280"
 CALLS = ("charge", "refund", "checkout", "setup", "customer")
 MONEY = ("charge", "refund")
 
@@ -141,7 +142,7 @@ class Script:
 class Home:
     """What accounts know of the gateway they live in."""
 
-    public_url: str = "http://127.0.0.1:4280"
+    public_url: str = DEFAULT_PUBLIC_URL
     """Where browsers find the hosted pages."""
     webhook_url: str = ""
     """Where events go unless an account says otherwise, ``{account}`` in it being the name; empty: nowhere."""

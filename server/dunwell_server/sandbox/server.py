@@ -11,7 +11,8 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from dunwell_server.sandbox.app import ABORT_EXTENSION, create_app
+from dunwell_server.sandbox.app import create_app
+from dunwell_server.sandbox.exchange import ABORT_EXTENSION
 
 KEEP_ALIVE_SECONDS = 75
 
@@ -41,16 +42,37 @@ class _Server(uvicorn.Server):
             print(f"sandbox gateway listening on http://{host}:{port}", flush=True)
 
 
-async def serve(host: str, port: int, data_path: Path, *, allow_reset: bool = False) -> None:
+def public_url_of(host: str, port: int) -> str:
+    """Where a browser on this machine finds what listens on ``host`` and ``port``."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{name}:{port}"
+
+
+async def serve(
+    host: str,
+    port: int,
+    data_path: Path,
+    *,
+    allow_reset: bool = False,
+    webhook_url: str = "",
+    public_url: str | None = None,
+) -> None:
     """Serves until SIGTERM or SIGINT. Port 0 takes a free one; the first line of output names it.
 
+    ``webhook_url`` is where events go (``{account}`` in it is the account's name; empty: nowhere), ``public_url`` where
+    browsers find the hosted pages, if that is not where it listens.
     Raises OSError when the port is taken, sqlite3.OperationalError when another gateway holds the book.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        app = await create_app(data_path, allow_reset=allow_reset)
+        app = await create_app(
+            data_path,
+            allow_reset=allow_reset,
+            webhook_url=webhook_url,
+            public_url=public_url or public_url_of(host, listener.getsockname()[1]),
+        )
         config = uvicorn.Config(
             app,
             http=AbortableProtocol,

@@ -29,6 +29,16 @@ class SandboxAccount:
         body = {"amount": amount, "currency": "USD", "payment_method": method, "reference": key} | more
         return await self.http.post("/v1/payments", json=body, headers={"Idempotency-Key": key})
 
+    async def refund(self, payment: str, *, key: str | None = None, **more: Any) -> httpx.Response:
+        """POST /v1/refunds."""
+        body = {"payment": payment} | more
+        return await self.http.post("/v1/refunds", json=body, headers={"Idempotency-Key": key or uuid4().hex})
+
+    async def events(self, prefix: str = "") -> list[str]:
+        """The types of what happened so far, oldest first."""
+        found = (await self.get("/v1/events", limit=100))["data"]
+        return [event["type"] for event in found if event["type"].startswith(prefix)]
+
     async def post(self, path: str, **body: Any) -> dict[str, Any]:
         response = await self.http.post(path, json=body)
         assert response.status_code == 200, response.text

@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 
 from tests.integration.sandbox.account import SandboxAccount
+from tests.integration.sandbox.receiver import Receiver
 from tests.providers.gateway import GatewayProcess, start_gateway
 
 
@@ -24,3 +25,11 @@ async def account(gateway: GatewayProcess) -> AsyncIterator[SandboxAccount]:
     client = SandboxAccount(gateway.url, uuid4().hex[:12])
     yield client
     await client.close()
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    """An endpoint for webhooks."""
+    ready = await Receiver().start()
+    yield ready
+    await ready.close()

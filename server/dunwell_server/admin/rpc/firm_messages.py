@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import time
 from typing import Any, Final
@@ -14,7 +14,7 @@ from dunwell.v1 import address_pb2, firm_pb2, money_pb2, provider_pb2
 from dunwell_server.admin.model import FirmRecord, NewFirm
 from dunwell_server.kernel.errors import field_invalid
 from dunwell_server.kernel.ids import Prefix
-from dunwell_server.platform.firms import FirmSettings, Numbering, RetryPolicy
+from dunwell_server.platform.firms import BreakerPolicy, FirmSettings, Numbering, RetryPolicy
 from dunwell_server.rpc.converters import etag, id_text, timestamp
 
 DEFAULT_WAIT_DAYS: Final = RetryPolicy().wait_days
@@ -48,10 +48,14 @@ def firm_message(firm: FirmRecord) -> firm_pb2.Firm:
             package_run_time=settings.package_run_time.isoformat("minutes"),
             collection_run_time=settings.collection_run_time.isoformat("minutes"),
         ),
-        approval_limits=[
-            money_pb2.Money(currency_code=code, amount_minor=limit)
-            for code, limit in sorted(settings.approval_limits.items())
-        ],
+        approval_limits=_limit_messages(settings.approval_limits),
+        refund_approval_limits=_limit_messages(settings.refund_approval_limits),
+        breaker_policy=firm_pb2.BreakerPolicy(
+            charges_per_hour=settings.breaker.charges_per_hour,
+            same_amount_per_day=settings.breaker.same_amount_per_day,
+            decline_percent=settings.breaker.decline_percent,
+            disabled=settings.breaker.disabled,
+        ),
         default_provider=settings.default_provider,
         state=firm_pb2.FirmState.Value(f"FIRM_STATE_{firm.state}"),
         test_clock_id=id_text(Prefix.CLOCK, firm.test_clock_id),
@@ -99,7 +103,9 @@ def settings_of(message: firm_pb2.Firm) -> FirmSettings:
         numbering=_numbering(message.numbering),
         retry=_retry(message.retry_policy),
         default_provider=message.default_provider,
-        approval_limits=_limits(message.approval_limits),
+        approval_limits=_limits(message.approval_limits, "approval_limits"),
+        refund_approval_limits=_limits(message.refund_approval_limits, "refund_approval_limits"),
+        breaker=_breaker(message.breaker_policy),
         features={field.name: value for field, value in message.features.ListFields()},
         document=_document(message),
     )
@@ -119,11 +125,25 @@ def _retry(message: firm_pb2.RetryPolicy) -> RetryPolicy:
     return RetryPolicy(days, message.retry_on_new_method)
 
 
-def _limits(limits: Iterable[money_pb2.Money]) -> dict[str, int]:
+def _breaker(message: firm_pb2.BreakerPolicy) -> BreakerPolicy:
+    standard = BreakerPolicy()
+    return BreakerPolicy(
+        message.charges_per_hour or standard.charges_per_hour,
+        message.same_amount_per_day or standard.same_amount_per_day,
+        message.decline_percent or standard.decline_percent,
+        message.disabled,
+    )
+
+
+def _limit_messages(limits: Mapping[str, int]) -> list[money_pb2.Money]:
+    return [money_pb2.Money(currency_code=code, amount_minor=limit) for code, limit in sorted(limits.items())]
+
+
+def _limits(limits: Iterable[money_pb2.Money], name: str) -> dict[str, int]:
     result: dict[str, int] = {}
     for index, limit in enumerate(limits):
         if limit.currency_code in result:
-            raise field_invalid(f"firm.approval_limits[{index}].currency_code", "has a limit already")
+            raise field_invalid(f"firm.{name}[{index}].currency_code", "has a limit already")
         result[limit.currency_code] = limit.amount_minor
     return result
 

@@ -76,8 +76,9 @@ async def create(uow: UnitOfWork, new: NewFirm, installation: Installation) -> F
     if not await firms.insert(uow, firm_id, new):
         raise await _taken(uow, new.external_id or "")
     if new.mode == "TEST" and SANDBOX in installation.registry.names:
-        sealed = installation.vault.encrypt({"secret_key": f"sk_test_{firm_id.hex}"}, account_aad(firm_id, SANDBOX))
-        await firms.add_account(uow, uuid7(), firm_id, SANDBOX, "TEST", sealed)
+        account_id = uuid7()
+        sealed = installation.vault.encrypt(_sandbox_credentials(account_id), account_aad(firm_id, SANDBOX))
+        await firms.add_account(uow, account_id, firm_id, SANDBOX, "TEST", sealed)
     await uow.enter(firm_id)
     settled = await _with_provider(uow, await get(uow, firm_id), installation)
     if settled.settings != new.settings:
@@ -85,6 +86,12 @@ async def create(uow: UnitOfWork, new: NewFirm, installation: Installation) -> F
     metadata = {"mode": new.mode, "currency_code": new.settings.currency_code, "time_zone": new.settings.time_zone}
     await record(uow, Change(Category.ADMIN, "firm_created", "firm", firm_id, "firm.created", metadata=metadata))
     return await get(uow, firm_id)
+
+
+def _sandbox_credentials(account_id: UUID) -> dict[str, str]:
+    """The gateway knows the account by our own id of it, so that its webhooks find the way back by their path alone."""
+    name = encode(Prefix.PROVIDER_ACCOUNT, account_id)
+    return {"secret_key": f"sk_test_{name}", "webhook_secret": f"whsec_{name}"}
 
 
 async def lock(uow: UnitOfWork, firm_id: UUID, expected_version: int | None) -> FirmRecord:
@@ -127,16 +134,19 @@ def check(settings: FirmSettings) -> None:
         calendar.zone(settings.time_zone)
     except DunwellError as error:
         raise DunwellError(error.reason, error.message, field="firm.time_zone", metadata=error.metadata) from None
-    for index, currency in enumerate(settings.approval_limits):
-        check_currency(currency, f"firm.approval_limits[{index}].currency_code")
+    limits = {"approval_limits": settings.approval_limits, "refund_approval_limits": settings.refund_approval_limits}
+    for name, chosen in limits.items():
+        for index, currency in enumerate(chosen):
+            check_currency(currency, f"firm.{name}[{index}].currency_code")
     violations = [
         FieldViolation(f"firm.retry_policy.wait_days[{index}]", f"must be 1 to {MAX_RETRY_WAIT_DAYS} days")
         for index, days in enumerate(settings.retry.wait_days)
         if not 1 <= days <= MAX_RETRY_WAIT_DAYS
     ]
     violations += [
-        FieldViolation(f"firm.approval_limits[{index}].amount_minor", "must not be negative")
-        for index, limit in enumerate(settings.approval_limits.values())
+        FieldViolation(f"firm.{name}[{index}].amount_minor", "must not be negative")
+        for name, chosen in limits.items()
+        for index, limit in enumerate(chosen.values())
         if limit < 0
     ]
     if violations:

@@ -27,8 +27,9 @@ from dunwell_server.cli.demo import build, screen, state
 from dunwell_server.cli.demo.story import HARBOUR, LANTERN
 from dunwell_server.cli.installation import is_embedded, sandbox_book
 from dunwell_server.cli.output import Output
+from dunwell_server.cli.plan import Plan, local_address, plan_children
 from dunwell_server.cli.problems import USAGE, CommandError, describe, levels
-from dunwell_server.cli.serve import Plan, installation, local_address, plan_children, reserved_port
+from dunwell_server.cli.serve import installation, reserved_port
 from dunwell_server.cli.session import firms
 from dunwell_server.config import Settings, is_loopback
 from dunwell_server.kernel.ids import Prefix, decode

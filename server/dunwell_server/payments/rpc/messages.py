@@ -133,6 +133,7 @@ def payment_message(view: PaymentView, firm_text: str) -> payment_pb2.Payment:
         amount_credited=money_message(Money(currency, payment.credited_minor)),
         amount_refunded=money_message(Money(currency, payment.refunded_minor)),
         amount_charged_back=money_message(Money(currency, payment.charged_back_minor)),
+        amount_refund_pending=money_message(Money(currency, payment.refund_pending_minor)),
         provider=payment.provider,
         mode=_mode(payment.mode),
         payment_method_id=id_text(Prefix.PAYMENT_METHOD, payment.method_id),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -23,9 +23,10 @@ from dunwell_server.payments.model import (
     PaymentMethod,
     slot_payment_id,
 )  # fmt: skip
-from dunwell_server.payments.service import slots
+from dunwell_server.payments.service import breakers, slots
 from dunwell_server.payments.store import attempts, due, methods
 from dunwell_server.payments.store.attempts import FailedSlot, NewPayment
+from dunwell_server.payments.store.breakers import Asked
 from dunwell_server.payments.store.due import DueInvoice
 from dunwell_server.platform.database import UnitOfWork
 from dunwell_server.platform.failpoints import failpoint
@@ -34,6 +35,8 @@ from dunwell_server.platform.journal import Change, record
 from dunwell_server.platform.runs import RunItem
 
 NO_METHOD = "There is no usable payment method."
+BREAKER_OPEN = "BREAKER_OPEN"
+RECOVERING = "RECOVERING"
 
 
 @dataclass(slots=True)
@@ -76,13 +79,15 @@ class Plan:
         )  # fmt: skip
 
 
-def plan(invoice: DueInvoice, attached: Sequence[PaymentMethod]) -> Plan:
-    """Decide about one due invoice. Pure."""
+def plan(invoice: DueInvoice, attached: Sequence[PaymentMethod], stopped: Collection[UUID] = ()) -> Plan:
+    """Decide about one due invoice. `stopped` are the accounts whose breaker is open. Pure."""
     if invoice.state not in COLLECTIBLE or invoice.amount_due <= 0:
         return Plan(invoice, skip="NOT_OWED", message=f"the invoice is {invoice.state}")
     if not (invoice.client_enabled and invoice.autopay_enabled):
         return Plan(invoice, skip="AUTOPAY_OFF", message="autopay is switched off")
     choice = choose(attached, invoice.autopay_method_id, invoice.default_method_id)
+    if choice.method is not None and choice.method.account_id in stopped:
+        return Plan(invoice, skip=BREAKER_OPEN, message=f"charging at {choice.method.provider} has stopped by itself")
     if choice.method is not None:
         return Plan(invoice, method=choice.method)
     return Plan(invoice, failure=failure_without_call(choice))
@@ -102,11 +107,18 @@ async def claim_batch(
     """Take up to `limit` due invoices that nobody else is taking, and write what is to happen with each. Never waits for a lock."""
     if not is_enabled(uow, Feature.CARD_PAYMENTS):
         return Batch()
-    taken = await due.claim_due(uow, limit, client_id)
+    if uow.recovering:
+        return Batch()
+    stopped = await breakers.open_accounts(uow)
+    taken = await due.claim_due(uow, limit, client_id, stopped=stopped)
     if not taken:
         return Batch()
     attached = await methods.of_clients(uow, list({invoice.client_id for invoice in taken}))
-    plans = [plan(invoice, attached[invoice.client_id]) for invoice in taken]
+    # What waits for an open breaker is left as it is: due.
+    plans = await _within_limits(uow, [
+        each for invoice in taken
+        if (each := plan(invoice, attached[invoice.client_id], stopped)).skip != BREAKER_OPEN
+    ])  # fmt: skip
     batch = Batch(taken=len(plans))
     columns: dict[UUID, dict[str, Any]] = {}
     await _charge(uow, [each for each in plans if each.method is not None], owner, run_id, batch, columns)
@@ -121,6 +133,26 @@ async def claim_batch(
         await slots.wake_for(uow, changed)
     failpoint("slot.claim")
     return batch
+
+
+async def _within_limits(uow: UnitOfWork, plans: list[Plan]) -> list[Plan]:
+    """The plans without the charges that trip a breaker, or are beyond what is left to its limit: those stay due."""
+    asked = [
+        Asked(each.invoice.client_id, each.method.account_id, each.invoice.amount_due, each.invoice.currency_code)
+        for each in plans if each.method is not None
+    ]  # fmt: skip
+    tripped, room = await breakers.trip_where_due(uow, asked)
+    kept: list[Plan] = []
+    for each in plans:
+        account = None if each.method is None else each.method.account_id
+        if account in tripped:
+            continue
+        if account in room:
+            room[account] -= 1
+            if room[account] < 0:
+                continue
+        kept.append(each)
+    return kept
 
 
 async def _charge(
@@ -181,9 +213,11 @@ async def preview(
     """What a run as of `as_of` would do with the next invoices after the cursor; writes nothing. Returns the new cursor, None at the end."""
     found = await due.page_due(uow, as_of, after, limit, client_id)
     attached = await methods.of_clients(uow, list({invoice.client_id for invoice in found}))
+    stopped = await breakers.open_accounts(uow)
     plans = [
         Plan(invoice, skip="IN_PROGRESS", message="another way of collecting it is under way") if invoice.held
-        else plan(invoice, attached[invoice.client_id])
+        else Plan(invoice, skip=RECOVERING, message="the providers' record is being taken over") if uow.recovering
+        else plan(invoice, attached[invoice.client_id], stopped)
         for invoice in found
     ]  # fmt: skip
     return plans, (found[-1].due_time, found[-1].id) if len(found) == limit else None

@@ -10,7 +10,7 @@ from uuid import UUID
 from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.kernel.ids import Prefix, encode
 from dunwell_server.payments.model import Allocation, Attempt, Payment
-from dunwell_server.payments.store import due, payments
+from dunwell_server.payments.store import breakers, due, payments
 from dunwell_server.payments.store.payments import PaymentFilter
 from dunwell_server.platform.database import UnitOfWork
 from dunwell_server.platform.features import Feature, is_enabled
@@ -53,8 +53,11 @@ async def payment_version(uow: UnitOfWork, payment_id: UUID) -> int | None:
 
 
 async def collect_next_due(uow: UnitOfWork) -> datetime | None:
-    """When collection next has something to do for the firm, in firm time; None: nothing is scheduled, or charging is switched off."""
-    return await due.next_collect(uow) if is_enabled(uow, Feature.CARD_PAYMENTS) else None
+    """When collection next has something to do for the firm, in firm time; None: nothing is scheduled, or charging is stopped."""
+    if not is_enabled(uow, Feature.CARD_PAYMENTS):
+        return None
+    # What waits for a breaker to be reset, or for a recovery to end, is not due: whoever ends it wakes the collection.
+    return None if uow.recovering else await due.next_collect(uow, stopped=await breakers.open_accounts(uow))
 
 
 async def attempts_next_due(uow: UnitOfWork) -> datetime | None:

@@ -102,6 +102,8 @@ async def _refusal(uow: UnitOfWork, loaded: Loaded, invoice: Invoice) -> _Refusa
         return _Refusal("the provider account is gone", again)
     if not loaded.method.usable:
         return _Refusal("the payment method cannot be charged any more", again)
+    if loaded.breaker_open:
+        return _Refusal("charging at the provider has stopped by itself", again)
     if automatic and attempt.attempt_no == 1 and not await _still_chosen(uow, loaded, invoice):
         return _Refusal("another payment method is to be charged", again)
     declines = await _recent_declines(uow, loaded)
@@ -126,7 +128,7 @@ async def _recent_declines(uow: UnitOfWork, loaded: Loaded) -> list[datetime]:
     """When tries of the method's card were refused lately; asks only where there was a refusal at all."""
     method = loaded.method
     since = uow.now - retries.TRIES_WINDOW
-    if method.last_failure_time is None or method.last_failure_time <= since:
+    if loaded.card_failure_time is None or loaded.card_failure_time <= since:
         return []
     return await methods.declines_since(uow, method, since)
 

@@ -65,6 +65,9 @@ SELECT {columns(ATTEMPT_COLUMNS, "a", "a_")}, {columns(PAYMENT_COLUMNS, "p", "p_
        coalesce(c.autopay_method_id = m.id, false) AS m_is_default, c.autopay_enabled, c.autopay_method_id,
        k.provider_reference AS customer_reference, pa.id AS pa_id, pa.firm_id AS pa_firm_id, pa.provider AS pa_provider, pa.mode AS pa_mode,
        pa.credentials AS pa_credentials, pa.key_id AS pa_key_id, pa.version AS pa_version, pa.state AS pa_state,
+       EXISTS (SELECT 1 FROM provider_breaker b WHERE b.firm_id = a.firm_id AND b.account_id = a.account_id) AS breaker_open,
+       (SELECT max(o.last_failure_time) FROM payment_method o WHERE o.firm_id = a.firm_id AND o.client_id = p.client_id
+            AND (o.id = a.method_id OR o.fingerprint = m.fingerprint)) AS card_failure_time,
        (SELECT count(*) FROM attempt t WHERE t.firm_id = a.firm_id AND t.payment_id = a.payment_id AND t.decline_class = 'TECHNICAL') AS technical,
        (SELECT count(*) FROM attempt t WHERE t.firm_id = a.firm_id AND t.method_id = a.method_id AND t.state = 'SENT'
             AND t.first_send_time > %(now)s - interval '1 day') AS on_their_way,
@@ -73,7 +76,7 @@ SELECT {columns(ATTEMPT_COLUMNS, "a", "a_")}, {columns(PAYMENT_COLUMNS, "p", "p_
        ARRAY(SELECT t.method_id FROM attempt t WHERE t.firm_id = a.firm_id AND t.payment_id = a.payment_id) AS tried_methods
 FROM attempt a
 JOIN payment p ON p.firm_id = a.firm_id AND p.id = a.payment_id
-JOIN payment_method m ON m.firm_id = a.firm_id AND m.id = a.method_id
+LEFT JOIN payment_method m ON m.firm_id = a.firm_id AND m.id = a.method_id
 JOIN client c ON c.firm_id = p.firm_id AND c.id = p.client_id
 LEFT JOIN provider_customer k ON k.firm_id = a.firm_id AND k.client_id = p.client_id AND k.account_id = a.account_id
 LEFT JOIN control.provider_account pa ON pa.id = a.account_id
@@ -83,6 +86,11 @@ FOR NO KEY UPDATE OF p, a
 _WHERE_IS = """
 SELECT p.id AS payment_id, p.invoice_id, p.client_id, a.account_id, a.state, a.fence
 FROM attempt a JOIN payment p ON p.firm_id = a.firm_id AND p.id = a.payment_id WHERE a.firm_id = %(firm_id)s AND a.id = %(id)s
+"""
+_BY_REFERENCE = "SELECT id FROM attempt WHERE firm_id = %(firm_id)s AND account_id = %(account_id)s AND provider_reference = %(reference)s"
+_CHECK_NOW = """
+UPDATE attempt SET next_check_time = %(now)s, version = version + 1, update_time = clock_timestamp()
+WHERE firm_id = %(firm_id)s AND id = %(id)s AND state IN ('REQUIRES_ACTION', 'PENDING', 'UNKNOWN') AND next_check_time > %(now)s
 """
 _SEND = f"""
 UPDATE attempt SET state = 'SENT', send_count = send_count + 1, first_send_time = coalesce(first_send_time, %(now)s), send_time = %(now)s,
@@ -125,11 +133,14 @@ WITH a AS (
     WHERE firm_id = %(firm_id)s AND payment_id = %(payment_id)s AND release_time IS NULL AND %(release)s
 ), l AS (
     INSERT INTO payment_allocation (firm_id, payment_id, invoice_id, currency_code, amount_minor)
-    SELECT %(firm_id)s, %(payment_id)s, %(invoice_id)s, %(currency)s, %(allocated)s WHERE %(allocate)s
+    SELECT %(firm_id)s, %(payment_id)s, invoice_id, %(currency)s, amount_minor
+    FROM unnest(%(settled_invoices)s::uuid[], %(settled_amounts)s::bigint[]) AS s (invoice_id, amount_minor)
 ), m AS (
     UPDATE payment_method SET state = coalesce(%(method_state)s, state),
         block_code = CASE WHEN %(method_state)s::text IS NULL THEN block_code ELSE %(block_code)s END,
         last_success_time = coalesce(%(success_time)s, last_success_time), last_failure_time = coalesce(%(failure_time)s, last_failure_time),
+        failure_streak = CASE WHEN %(success_time)s::timestamptz IS NOT NULL THEN 0 WHEN %(failure_time)s::timestamptz IS NOT NULL THEN failure_streak + 1
+                              ELSE failure_streak END,
         version = version + 1, update_time = %(now)s
     WHERE firm_id = %(firm_id)s AND id = %(attempt_method_id)s AND state IN ('ACTIVE', 'NEEDS_ACTION')
       AND (%(method_state)s::text IS NOT NULL OR %(success_time)s::timestamptz IS NOT NULL OR %(failure_time)s::timestamptz IS NOT NULL)
@@ -181,17 +192,22 @@ class Loaded:
 
     attempt: Attempt
     payment: Payment
-    method: PaymentMethod
+    method: PaymentMethod | None
+    """None: the client chooses on the provider's page."""
     client_enabled: bool
     default_method_id: UUID | None
     customer_reference: str | None
     account: ProviderAccount | None
-    """None: the account was disabled or removed."""
+    """None: the account was removed."""
     technical_declines: int
     on_their_way: int
     """Other tries of the method that are at the provider at this moment."""
     other_success: bool
     tried_methods: frozenset[UUID]
+    breaker_open: bool = False
+    """Charging at the account has stopped by itself."""
+    card_failure_time: datetime | None = None
+    """When a try of the card was last refused, under any of the methods that are the same card."""
 
 
 async def create(
@@ -249,13 +265,25 @@ async def whereabouts(uow: UnitOfWork, attempt_id: UUID) -> Row | None:
     return await uow.fetch_one(_WHERE_IS, {"firm_id": uow.firm_id, "id": attempt_id})
 
 
+async def by_reference(uow: UnitOfWork, account_id: UUID, reference: str) -> UUID | None:
+    """The attempt that the account's provider knows under this id of its own."""
+    values = {"firm_id": uow.firm_id, "account_id": account_id, "reference": reference}
+    found: UUID | None = await uow.fetch_value(_BY_REFERENCE, values)
+    return found
+
+
+async def check_now(uow: UnitOfWork, attempt_id: UUID) -> bool:
+    """Have an attempt that waits asked about at once; False where it does not wait, or is about to be asked about anyway."""
+    return await uow.execute(_CHECK_NOW, {"firm_id": uow.firm_id, "now": uow.now, "id": attempt_id}) == 1
+
+
 async def load(uow: UnitOfWork, attempt_id: UUID) -> Loaded:
     """Lock payment and attempt, in that order; client and invoice must be locked before."""
     row = await uow.fetch_one(_LOAD, {"firm_id": uow.firm_id, "id": attempt_id, "now": uow.now})
     if row is None:
         raise LookupError(f"attempt {attempt_id} is gone")
     account = None
-    if row["pa_state"] == "ACTIVE":
+    if row["pa_state"] is not None:
         account = ProviderAccount(
             row["pa_id"],
             row["pa_firm_id"],
@@ -264,11 +292,15 @@ async def load(uow: UnitOfWork, attempt_id: UUID) -> Loaded:
             bytes(row["pa_credentials"]),
             row["pa_key_id"],
             row["pa_version"],
+            row["pa_state"],
         )
+    method = None if row["m_id"] is None else build(
+        PaymentMethod, row, "m_", is_default=row["m_is_default"], reachable=row["pa_state"] == "ACTIVE"
+    )  # fmt: skip
     return Loaded(
-        build(Attempt, row, "a_"), build(Payment, row, "p_"), build(PaymentMethod, row, "m_", is_default=row["m_is_default"]),
+        build(Attempt, row, "a_"), build(Payment, row, "p_"), method,
         row["autopay_enabled"], row["autopay_method_id"], row["customer_reference"], account, row["technical"], row["on_their_way"], row["other_success"],
-        frozenset(row["tried_methods"]),
+        frozenset(method_id for method_id in row["tried_methods"] if method_id is not None), row["breaker_open"], row["card_failure_time"],
     )  # fmt: skip
 
 
@@ -304,7 +336,7 @@ async def renew(uow: UnitOfWork, attempts: Sequence[UUID], owner: UUID) -> None:
 _NOTHING: Final[dict[str, Any]] = {
     "reference": None, "failure_code": None, "provider_code": None, "network_code": None, "advice_code": None, "decline_class": None,
     "message": None, "action_url": None, "action_expire_time": None, "evidence": None, "checked": 0, "next_check_time": None,
-    "needs_person": False, "unknown_time": None, "attempt_finish_time": None, "allocate": False, "method_state": None, "block_code": None,
+    "needs_person": False, "unknown_time": None, "attempt_finish_time": None, "settled_invoices": [], "settled_amounts": [], "method_state": None, "block_code": None,
     "success_time": None, "failure_time": None, "release": False, "touch_payment": True,
 }  # fmt: skip
 
@@ -316,7 +348,7 @@ async def settle(uow: UnitOfWork, loaded: Loaded, **changes: Any) -> None:
     """
     payment = loaded.payment
     values: dict[str, Any] = {
-        **_NOTHING, "firm_id": uow.firm_id, "now": uow.now, "attempt_id": loaded.attempt.id, "payment_id": payment.id, "invoice_id": payment.invoice_id,
+        **_NOTHING, "firm_id": uow.firm_id, "now": uow.now, "attempt_id": loaded.attempt.id, "payment_id": payment.id,
         "currency": payment.currency_code, "attempt_method_id": loaded.attempt.method_id, "method_id": loaded.attempt.method_id,
         "state": loaded.attempt.state.value, "payment_state": payment.state.value, "captured": payment.captured_minor,
         "allocated": payment.allocated_minor, "credited": payment.credited_minor, "payment_failure_code": payment.failure_code,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -20,11 +20,19 @@ coalesce((SELECT max(p.revision) + 1 FROM payment p WHERE p.firm_id = %(firm_id)
           AND p.cycle = d.cycle AND p.slot = d.slot), 0) AS revision"""
 _HELD = """
 EXISTS (SELECT 1 FROM collection_hold h WHERE h.firm_id = %(firm_id)s AND h.invoice_id = {0}.id AND h.release_time IS NULL)"""
+# The account of the method that would be charged, as `choosing.choose` takes it; one that waits for its client is passed over, which only
+# leaves more invoices waiting.
+_STOPPED = """
+(SELECT m.account_id FROM payment_method m JOIN client k ON k.firm_id = m.firm_id AND k.id = m.client_id
+ WHERE m.firm_id = %(firm_id)s AND m.client_id = i.client_id AND m.state = 'ACTIVE'
+   AND (m.id = i.autopay_method_id OR m.id = k.autopay_method_id OR m.backup_priority > 0)
+ ORDER BY (m.id = i.autopay_method_id) DESC NULLS LAST, (m.id = k.autopay_method_id) DESC NULLS LAST, m.backup_priority, m.id LIMIT 1)
+= ANY(%(stopped)s)"""
 _CLAIM = f"""
 WITH d AS MATERIALIZED (
     SELECT {_DUE_COLUMNS} FROM invoice i
     WHERE i.firm_id = %(firm_id)s AND i.autopay_next_charge_time <= %(now)s AND (%(client_id)s::uuid IS NULL OR i.client_id = %(client_id)s)
-      AND NOT {_HELD.format("i")}
+      AND NOT {_HELD.format("i")} AND (%(stopped)s::uuid[] = '{{}}' OR NOT coalesce({_STOPPED}, false))
     ORDER BY i.autopay_next_charge_time, i.id LIMIT %(limit)s FOR NO KEY UPDATE OF i SKIP LOCKED
 )
 SELECT d.*, false AS held, {_MORE} FROM d JOIN client c ON c.firm_id = %(firm_id)s AND c.id = d.client_id
@@ -47,6 +55,7 @@ _NEXT_COLLECT = f"""
 SELECT min(i.autopay_next_charge_time) FROM invoice i
 WHERE i.firm_id = %(firm_id)s AND i.autopay_next_charge_time IS NOT NULL AND NOT {_HELD.format("i")}
 """
+_NEXT_COLLECT_STOPPED = f"{_NEXT_COLLECT} AND NOT coalesce({_STOPPED}, false)"
 _CHECKABLE = "('CREATED', 'NOT_SENT', 'UNKNOWN', 'PENDING', 'REQUIRES_ACTION')"
 _CLAIM_ATTEMPTS = f"""
 WITH c AS MATERIALIZED (
@@ -120,9 +129,12 @@ class DueInvoice:
     revision: int
 
 
-async def claim_due(uow: UnitOfWork, limit: int, client_id: UUID | None) -> list[DueInvoice]:
-    """Lock up to `limit` due invoices that are neither held nor locked; the earliest first."""
-    rows = await uow.fetch_all(_CLAIM, {"firm_id": uow.firm_id, "now": uow.now, "limit": limit, "client_id": client_id})
+async def claim_due(
+    uow: UnitOfWork, limit: int, client_id: UUID | None, *, stopped: Collection[UUID] = ()
+) -> list[DueInvoice]:
+    """Lock up to `limit` due invoices that are neither held nor locked, nor to be charged at a `stopped` account; the earliest first."""
+    values = {"firm_id": uow.firm_id, "now": uow.now, "limit": limit, "client_id": client_id, "stopped": list(stopped)}
+    rows = await uow.fetch_all(_CLAIM, values)
     return [DueInvoice(**row) for row in rows]
 
 
@@ -142,9 +154,10 @@ async def count_due(uow: UnitOfWork, as_of: datetime, client_id: UUID | None) ->
     return int(await uow.fetch_value(_COUNT, {"firm_id": uow.firm_id, "as_of": as_of, "client_id": client_id}))
 
 
-async def next_collect(uow: UnitOfWork) -> datetime | None:
-    """When the next invoice is to be charged (firm time); None: nothing is scheduled."""
-    found: datetime | None = await uow.fetch_value(_NEXT_COLLECT, {"firm_id": uow.firm_id})
+async def next_collect(uow: UnitOfWork, *, stopped: Collection[UUID] = ()) -> datetime | None:
+    """When the next invoice is to be charged (firm time), at no `stopped` account; None: nothing is scheduled."""
+    statement = _NEXT_COLLECT_STOPPED if stopped else _NEXT_COLLECT
+    found: datetime | None = await uow.fetch_value(statement, {"firm_id": uow.firm_id, "stopped": list(stopped)})
     return found
 
 

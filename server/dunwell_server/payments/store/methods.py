@@ -15,8 +15,8 @@ from dunwell_server.payments.store.rows import METHOD_COLUMNS, build, columns
 from dunwell_server.platform.database import Row, UnitOfWork
 
 _SELECT = f"""
-SELECT {columns(METHOD_COLUMNS, "m")}, coalesce(c.autopay_method_id = m.id, false) AS is_default
-FROM payment_method m JOIN client c ON c.firm_id = m.firm_id AND c.id = m.client_id
+SELECT {columns(METHOD_COLUMNS, "m")}, coalesce(c.autopay_method_id = m.id, false) AS is_default, coalesce(k.state = 'ACTIVE', false) AS reachable
+FROM payment_method m JOIN client c ON c.firm_id = m.firm_id AND c.id = m.client_id LEFT JOIN control.provider_account k ON k.id = m.account_id
 WHERE m.firm_id = %(firm_id)s"""
 _GET = _SELECT + " AND m.id = %(id)s"
 _LOCK = _GET + " FOR NO KEY UPDATE OF m"
@@ -85,6 +85,8 @@ class ProviderAccount:
     credentials: bytes
     key_id: str
     version: int
+    state: str = "ACTIVE"
+    """ACTIVE; DISABLED: nothing new is started at it, what is open at it is still looked after."""
 
 
 async def get(uow: UnitOfWork, method_id: UUID, *, lock: bool = False) -> PaymentMethod | None:
@@ -178,4 +180,4 @@ async def declines_since(uow: UnitOfWork, method: PaymentMethod, since: datetime
 
 
 def _method(row: Row) -> PaymentMethod:
-    return build(PaymentMethod, row, is_default=row["is_default"])
+    return build(PaymentMethod, row, is_default=row["is_default"], reachable=row["reachable"])

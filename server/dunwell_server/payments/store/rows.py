@@ -20,7 +20,7 @@ T = TypeVar("T", Payment, Attempt, PaymentMethod)
 
 PAYMENT_COLUMNS: Final = tuple(field.name for field in fields(Payment))
 ATTEMPT_COLUMNS: Final = tuple(field.name for field in fields(Attempt))
-METHOD_COLUMNS: Final = tuple(field.name for field in fields(PaymentMethod) if field.name != "is_default")
+METHOD_COLUMNS: Final = tuple(field.name for field in fields(PaymentMethod) if field.name not in ("is_default", "reachable"))
 
 _CONVERSIONS: Final[dict[type[Any], dict[str, Any]]] = {
     Payment: {"kind": PaymentKind, "state": PaymentState},

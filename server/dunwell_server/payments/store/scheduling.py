@@ -26,7 +26,7 @@ WHERE a.firm_id = %(firm_id)s AND p.invoice_id = ANY(%(invoices)s) AND a.state I
 ORDER BY p.invoice_id, a.id
 """
 _OPEN_ATTEMPT = """
-SELECT p.invoice_id, p.id FROM collection_hold h JOIN payment p ON p.firm_id = h.firm_id AND p.id = h.payment_id
+SELECT h.invoice_id, h.payment_id AS id FROM collection_hold h
 WHERE h.firm_id = %(firm_id)s AND h.invoice_id = ANY(%(invoices)s) AND h.release_time IS NULL
 UNION ALL
 SELECT p.invoice_id, p.id FROM payment p JOIN attempt a ON a.firm_id = p.firm_id AND a.payment_id = p.id

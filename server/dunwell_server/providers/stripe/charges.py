@@ -178,7 +178,8 @@ class ChargeCalls(Calls):
 
         try:
             found, token = await Slice(since, until, page).read(fetch)
-            return PaymentPage(tuple(_listed(item) for item in found), token)
+            listed = (_listed(item) for item in found)
+            return PaymentPage(tuple(payment for payment in listed if payment is not None), token)
         except (TooMany, ValueError, TypeError, KeyError):
             raise unparsable() from None
 
@@ -257,12 +258,13 @@ def payment_outcome(intent: Body) -> Outcome:
     """
     if intent.get("object", "payment_intent") != "payment_intent":
         raise ValueError("not a PaymentIntent")
-    status, provider_reference = text(intent, "status"), text(intent, "id")
+    said, provider_reference = text(intent, "status"), text(intent, "id")
+    status = said.replace("source_action", "action").replace("source", "payment_method")  # Names of before 2019.
     known = metadata(intent)
     common: dict[str, Any] = {
         "provider_reference": provider_reference,
         "provider_time": maybe_instant(intent.get("created")),
-        "evidence": {"status": status[:64], **_key_of(intent)},
+        "evidence": {"status": said[:64], **_key_of(intent)},
     }
     asked = from_stripe(intent.get("currency"), intent.get("amount"))
     match status:
@@ -324,14 +326,22 @@ def next_action(action: Mapping[str, Any]) -> tuple[str | None, datetime | None]
     return url, maybe_instant(expires)
 
 
-def _listed(intent: Body) -> ProviderPayment:
-    outcome = understood(intent)
+def _listed(intent: Body) -> ProviderPayment | None:
+    """A PaymentIntent of the list; None for a foreign one in a currency that this book cannot hold."""
     known = metadata(intent)
+    try:
+        money = from_stripe(intent.get("currency"), intent.get("amount"))
+    except DunwellError:
+        if "key" in known:
+            raise ValueError("one of ours, in no currency of ours") from None
+        return None
+    outcome = understood(intent)
     return ProviderPayment(
         provider_reference=text(intent, "id"),
         key=known.get("key"),
         metadata=known,
-        money=outcome.money or from_stripe(intent.get("currency"), intent.get("amount")),
+        money=outcome.money or money,
         outcome=outcome,
         created_time=instant(intent.get("created")),
+        customer_reference=reference(intent.get("customer")),
     )

@@ -75,6 +75,14 @@ def maybe_instant(value: Any) -> datetime | None:
     return instant(value) if value else None
 
 
+def moment(value: Any) -> datetime | None:
+    """A time in either of the forms that events have: seconds, or (thin events) text; None where there is none."""
+    if isinstance(value, str):
+        found = datetime.fromisoformat(value)
+        return found.astimezone(UTC) if found.tzinfo is not None else found.replace(tzinfo=UTC)
+    return maybe_instant(value)
+
+
 def metadata(body: Body) -> dict[str, str]:
     """An object's metadata; what is no text is left out."""
     return {k: v for k, v in maybe_obj(body.get("metadata")).items() if isinstance(k, str) and isinstance(v, str)}

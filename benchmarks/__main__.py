@@ -1,6 +1,6 @@
 """Every benchmark, in one table.
 
-    python -m benchmarks [--only get_invoice,create_invoice,charge_invoice,package_run] [--quick]
+    python -m benchmarks [--only get_invoice,create_invoice,charge_invoice,webhook_accept,webhook_rpc,package_run] [--quick]
 
 Writes `latest.json` and `latest.png` below `.dunwell/bench`.
 """
@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks import ceilings, charge_invoice, create_invoice, get_invoice, package_run
+from benchmarks import ceilings, charge_invoice, create_invoice, get_invoice, package_run, webhook_accept
 from benchmarks.common import OUTPUT, Figure, report
 from benchmarks.comparison import QUICK, Effort
 from benchmarks.rpc_load import has_h2load
@@ -21,6 +21,8 @@ RPCS: dict[str, Callable[[Stack, Effort], Figure]] = {
     "get_invoice": get_invoice.measure,
     "create_invoice": create_invoice.measure,
     "charge_invoice": charge_invoice.measure,
+    "webhook_accept": webhook_accept.measure,
+    "webhook_rpc": webhook_accept.measure_rpc,
 }
 PACKAGE_RUN = "package_run"
 NAMES = (*RPCS, PACKAGE_RUN)

@@ -102,3 +102,15 @@ BEGIN
     PERFORM bench_journal(p_firm, v_now, p_ids[6], p_ids[7], 'payment', 'payment_succeeded', 'payment', p_ids[1], 2, 'payment.succeeded',
                           p_actor, 'PaymentService.ChargeInvoice', p_request, p_metadata);
 END $$;
+
+-- A provider's event: the envelope of its account and the firm's own row.
+CREATE FUNCTION bench_store_webhook(
+    p_firm uuid, p_account uuid, p_id uuid, p_event text, p_type text, p_body bytea, p_hash bytea, p_headers jsonb, p_created double precision
+) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('app.firm_id', p_firm::text, true);
+    INSERT INTO control.inbox_envelope (id, account_id, provider, dedupe_key, type, firm_id, state, provider_time)
+    VALUES (p_id, p_account, 'stripe', p_event, p_type, p_firm, 'ROUTED', to_timestamp(p_created));
+    INSERT INTO provider_event (firm_id, id, account_id, provider, dedupe_key, event_id, type, body, body_hash, headers, provider_time, next_attempt_time)
+    VALUES (p_firm, p_id, p_account, 'stripe', p_event, p_event, p_type, p_body, p_hash, p_headers, to_timestamp(p_created), clock_timestamp());
+END $$;

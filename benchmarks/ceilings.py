@@ -39,7 +39,7 @@ from dunwell_server.platform.crypto import Vault
 from dunwell_server.providers.base import ChargeReferences, ChargeRequest
 
 _FUNCTIONS: Final = Path(__file__).with_name("ceiling_functions.sql")
-_POOL: Final = 10
+POOL: Final = 10
 """As many connections as a worker of the service has."""
 _ACTOR: Final = "key_01jd3v5zj0f2pr3ahxn5ksm0tb"
 _CREATE = """SELECT bench_create_invoice(%(firm)s, %(client)s, %(request)s, %(hash)s, %(answer)s, %(ids)s::uuid[], %(actor)s, %(metadata)s,
@@ -102,7 +102,7 @@ def install(database: BenchDatabase) -> None:
 Pool = AsyncConnectionPool[psycopg.AsyncConnection[Any]]
 
 
-class _Bare(grpc.GenericRpcHandler):
+class Bare(grpc.GenericRpcHandler):
     """Parses, calls, serialises: what gRPC itself needs, and not what it spends on methods registered by name."""
 
     def __init__(self, methods: Mapping[str, tuple[Any, type[Message]]]) -> None:
@@ -205,10 +205,10 @@ async def serve(port: int, constants: Constants) -> None:
         connection.prepare_threshold = 2
 
     url = settings.database_url.get_secret_value()
-    async with AsyncConnectionPool(url, min_size=_POOL, max_size=_POOL, configure=configure) as pool:
+    async with AsyncConnectionPool(url, min_size=POOL, max_size=POOL, configure=configure) as pool:
         billing, payments = _Billing(pool, constants), _Payments(pool, constants, await _gateways(pool, settings))
         server = grpc.aio.server()
-        server.add_generic_rpc_handlers((_Bare({
+        server.add_generic_rpc_handlers((Bare({
             calls.GET: (billing.GetInvoice, billing_service_pb2.GetInvoiceRequest),
             calls.CREATE: (billing.CreateInvoice, billing_service_pb2.CreateInvoiceRequest),
             calls.CHARGE: (payments.ChargeInvoice, payment_service_pb2.ChargeInvoiceRequest),

@@ -37,6 +37,7 @@ class Figure:
     p50_ms: float | None = None
     p99_ms: float | None = None
     memory_mib: float | None = None
+    target_p99_ms: float | None = None
 
     @property
     def ratio(self) -> float:
@@ -46,7 +47,9 @@ class Figure:
     @property
     def is_met(self) -> bool:
         """Whether every target is reached."""
-        return self.ratio >= self.target_ratio and (self.target_rate is None or self.rate >= self.target_rate)
+        fast = self.target_rate is None or self.rate >= self.target_rate
+        prompt = self.target_p99_ms is None or (self.p99_ms is not None and self.p99_ms <= self.target_p99_ms)
+        return self.ratio >= self.target_ratio and fast and prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,7 @@ def report(title: str, figures: Sequence[Figure], file_name: str) -> None:
         table.add_column(heading, justify="left" if heading == "figure" else "right")
     for figure in figures:
         target = f"≥ {figure.target_ratio:.2f}" + (f", ≥ {figure.target_rate:,.0f}/s" if figure.target_rate else "")
+        target += f", p99 ≤ {figure.target_p99_ms:g}" if figure.target_p99_ms else ""
         numbers = [f"{value:,.1f}" if value is not None else "–" for value in (figure.p50_ms, figure.p99_ms)]
         memory = f"{figure.memory_mib:,.0f}" if figure.memory_mib is not None else "–"
         table.add_row(

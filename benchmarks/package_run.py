@@ -142,6 +142,22 @@ async def _queue(database: Database, firm: uuid.UUID) -> Run:
         )
 
 
+def queue_and_execute(database: BenchDatabase, firm: uuid.UUID, day: date) -> None:
+    """One package run as of `day`, in this process."""
+
+    async def main() -> None:
+        connected = await Database.open(database.application, bus=_bus(), max_size=LANES)
+        context = system_context(firm, "job:packages")
+        async with connected.transaction(context) as uow:
+            run = await runs.create(
+                uow, RunKind.PACKAGES, {"as_of": day.isoformat()}, dry_run=False, run_id=uuid.uuid4()
+            )
+        await PackageRunExecutor(lanes=LANES).execute(connected, context, run)
+        await connected.close()
+
+    asyncio.run(main())
+
+
 def work(url: str, firm: uuid.UUID, run_id: uuid.UUID, lanes: int, barrier: Barrier) -> WorkerReport:
     """One worker process: execute the run once all are ready."""
 

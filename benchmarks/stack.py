@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -76,6 +77,41 @@ class Stack:
             _wait_for_channel(address)
             yield address
 
+    @contextmanager
+    def job_workers(self, count: int = 1) -> Iterator[list[int]]:
+        """Job workers beside this installation; their process ids."""
+        with ExitStack() as stack:
+            yield [
+                stack.enter_context(
+                    _process(
+                        f"job-{index}", ["-m", "dunwell_server", "job-worker", "--index", str(index)], self.environment
+                    )
+                )
+                for index in range(count)
+            ]
+
+    @contextmanager
+    def sidecar(self, key_file: Path) -> Iterator[int]:
+        """A webhook sidecar before this installation, with the SIDECAR key in `key_file`; its HTTP port."""
+        port = free_port()
+        environment = {
+            **self.environment, "DATABASE_URL": "", "DUNWELL_SIDECAR_PORT": str(port), "DUNWELL_SIDECAR_METRICS_PORT": "0",
+            "DUNWELL_SIDECAR_SERVER": self.address, "DUNWELL_SIDECAR_KEY_FILE": str(key_file), "DUNWELL_DRAIN_DELAY": "0",
+        }  # fmt: skip
+        with _process("sidecar", ["-m", "dunwell_server", "sidecar"], environment):
+            _wait_for_http(f"http://127.0.0.1:{port}/readyz")
+            yield port
+
+    @contextmanager
+    def webhook_ceilings(self, *arguments: str) -> Iterator[tuple[str, int]]:
+        """The bare handlers of `benchmarks.webhook_ceilings`: the address of the gRPC one, the port of the HTTP one."""
+        rpc_port, http_port = free_port(), free_port()
+        command = ["-m", "benchmarks.webhook_ceilings", str(rpc_port), str(http_port), *arguments]
+        with _process("webhook_ceilings", command, self.environment):
+            _wait_for_port(rpc_port)
+            _wait_for_port(http_port)
+            yield f"127.0.0.1:{rpc_port}", http_port
+
 
 @contextmanager
 def rpc_stack() -> Iterator[Stack]:
@@ -140,6 +176,16 @@ def _wait_for_http(url: str) -> None:
             return
         time.sleep(0.05)
     raise RuntimeError(f"{url} does not answer")
+
+
+def _wait_for_port(port: int) -> None:
+    end = time.monotonic() + _READY_SECONDS
+    while time.monotonic() < end:
+        with suppress(ConnectionError):
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"nothing listens on port {port}")
 
 
 async def _seed(address: str, database: BenchDatabase) -> list[BenchFirm]:

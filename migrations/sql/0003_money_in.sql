@@ -26,6 +26,7 @@ ALTER TABLE collection_hold ADD COLUMN place SMALLINT DEFAULT 0 NOT NULL;
 ALTER TABLE payment_method
     ADD COLUMN failure_streak INTEGER DEFAULT 0 NOT NULL,
     ADD COLUMN warned_expiry TEXT;
+ALTER TABLE client ADD COLUMN default_provider TEXT;
 ALTER TABLE provider_customer
     ADD COLUMN adopted BOOLEAN DEFAULT false NOT NULL,
     ADD COLUMN deleted BOOLEAN DEFAULT false NOT NULL;

@@ -18,6 +18,7 @@ from prometheus_client import REGISTRY
 from dunwell.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
 from dunwell.v1.billing_service_pb2_grpc import add_BillingServiceServicer_to_server
 from dunwell.v1.payment_service_pb2_grpc import add_PaymentServiceServicer_to_server
+from dunwell.v1.provider_event_service_pb2_grpc import add_ProviderEventServiceServicer_to_server
 from dunwell_server.admin.jobs import ensure_sidecar_key, settle_platform_accounts
 from dunwell_server.admin.rpc.servicer import AdminParts, AdminServicer
 from dunwell_server.admin.service.firms import Installation
@@ -31,6 +32,17 @@ from dunwell_server.billing.service.engagements import end_due_engagements
 from dunwell_server.billing.service.overdue import mark_overdue
 from dunwell_server.billing.store.due import marks_due
 from dunwell_server.config import Settings
+from dunwell_server.disputes.notices import DisputeApplier
+from dunwell_server.inbox.jobs.applying import InboxHandler
+from dunwell_server.inbox.jobs.gaps import GapPoller, GapsHandler
+from dunwell_server.inbox.jobs.routing import RoutingLoop
+from dunwell_server.inbox.ports import EventApplier
+from dunwell_server.inbox.rpc.servicer import LIMITS as INBOX_LIMITS
+from dunwell_server.inbox.rpc.servicer import ProviderEventServicer
+from dunwell_server.inbox.service.accounts import Endpoints
+from dunwell_server.inbox.service.applying import Appliers, Applying
+from dunwell_server.inbox.service.ingest import Ingestor
+from dunwell_server.inbox.service.mirror import MirrorApplier
 from dunwell_server.payments.jobs import (
     AttemptsHandler,
     Charger,
@@ -39,19 +51,31 @@ from dunwell_server.payments.jobs import (
     CollectionRunExecutor,
     Gateways,
     MethodKeeper,
+    ReconciliationExecutor,
+    Refunder,
+    RefundsHandler,
 )
 from dunwell_server.payments.jobs.clocks import ProviderClocks
+from dunwell_server.payments.jobs.disputing import DisputeDesk
+from dunwell_server.payments.jobs.notices import payment_appliers
+from dunwell_server.payments.jobs.pages import PageKeeper, PagesHandler
 from dunwell_server.payments.planning import Planner
 from dunwell_server.payments.rpc import PaymentParts, PaymentServicer, Presenters
 from dunwell_server.payments.service import reactions
+from dunwell_server.payments.service.approvals import Approvals
+from dunwell_server.payments.service.health import expiring_due, warn_of_expiring
 from dunwell_server.payments.service.queries import collect_next_due
+from dunwell_server.payments.service.reconciliation import something_to_reconcile
+from dunwell_server.payments.service.refund_notices import RefundNotices, RefundTotalNotices
 from dunwell_server.platform import migrate
 from dunwell_server.platform.anchors import AnchorStore
+from dunwell_server.platform.approvals import ApprovalDesk
 from dunwell_server.platform.crypto import Vault
 from dunwell_server.platform.database import Database, UnitOfWork
 from dunwell_server.platform.domain_events import Bus
 from dunwell_server.platform.embedded import EmbeddedPostgres
 from dunwell_server.platform.features import FeatureDefaults
+from dunwell_server.platform.rate_limits import RateLimits
 from dunwell_server.platform.runs import RunExecutor, RunKind
 from dunwell_server.platform.sealer import AuditSealer
 from dunwell_server.platform.work import WorkHandler, WorkKind
@@ -65,6 +89,7 @@ from dunwell_server.rpc.converters import Pager
 from dunwell_server.rpc.jwt import Jwks, JwtVerifier
 from dunwell_server.rpc.server import RpcServer
 from dunwell_server.scheduler.all_firms import AllFirmsRuns
+from dunwell_server.scheduler.arrivals import ProviderArrivals
 from dunwell_server.scheduler.clock import ClockRunExecutor
 from dunwell_server.scheduler.daily import DailyMarks, DailyRun
 from dunwell_server.scheduler.runs import RunHandler
@@ -130,9 +155,13 @@ class Application:
         self.database = database
         self.registry = registry
         self.vault = vault
-        self.charger = Charger(Gateways(registry, vault))
+        self.charger = Charger(Gateways(registry, vault, RateLimits(database)))
         self.checker = Checker(self.charger)
+        self.refunder = Refunder(self.charger)
         self.clocks = ProviderClocks(registry, self.charger.gateways)
+        self.endpoints = Endpoints(registry, vault)
+        self.ingestor = Ingestor(database, self.endpoints, vault)
+        self.gap_poller = GapPoller(self.endpoints, self.ingestor)
 
     @property
     def bus(self) -> Bus:
@@ -145,6 +174,7 @@ class Application:
         return [
             DailyRun(WorkKind.PACKAGES, RunKind.PACKAGES, lambda settings: settings.package_run_time),
             DailyMarks([mark_overdue, end_due_engagements], marks_due),
+            DailyMarks([warn_of_expiring], expiring_due, WorkKind.METHODS),
             DailyRun(
                 WorkKind.CHARGES,
                 RunKind.COLLECTION,
@@ -153,7 +183,27 @@ class Application:
             ),
             CollectHandler(self.charger),
             AttemptsHandler(self.checker),
+            PagesHandler(PageKeeper(self.charger.gateways)),
+            DailyRun(
+                WorkKind.RECONCILE,
+                RunKind.RECONCILIATION,
+                lambda settings: settings.package_run_time,
+                something_to_reconcile,
+            ),
+            RefundsHandler(self.refunder),
         ]
+
+    @cached_property
+    def event_appliers(self) -> list[EventApplier]:
+        """What takes over providers' events: each kind of notice has one applier."""
+        disputes = DisputeApplier(DisputeDesk(self.charger.gateways))
+        inner: list[EventApplier] = [MirrorApplier(), RefundNotices(), RefundTotalNotices(self.refunder), disputes]
+        return [*inner, *payment_appliers(self.charger.gateways)]
+
+    @cached_property
+    def inbox(self) -> InboxHandler:
+        """Applies the events of a firm."""
+        return InboxHandler(Applying(self.endpoints, Appliers(self.event_appliers)))
 
     @cached_property
     def run_handler(self) -> RunHandler:
@@ -161,11 +211,18 @@ class Application:
         # With one job worker two lanes keep both the process and the database busy; several workers overlap by themselves.
         packages = PackageRunExecutor(lanes=2 if self.settings.jobs == 1 else 1)
         inner: list[RunExecutor] = [packages, CollectionRunExecutor(self.charger, self.checker)]
-        return RunHandler([*inner, ClockRunExecutor(self.handlers, RunHandler(inner), [self.clocks])])
+        inner.append(ReconciliationExecutor(self.charger))
+        arrivals = ProviderArrivals(self.clocks.drained, self.inbox.drain)
+        return RunHandler([*inner, ClockRunExecutor(self.handlers, RunHandler(inner), [self.clocks], arrivals)])
 
     def job_worker(self, *, concurrency: int = 16) -> JobWorker:
         """A worker on every kind of due work."""
-        return JobWorker(self.database, [self.run_handler, *self.handlers], concurrency=concurrency)
+        by_machine_time: list[WorkHandler] = [self.inbox, GapsHandler(self.gap_poller)]
+        return JobWorker(self.database, [self.run_handler, *by_machine_time, *self.handlers], concurrency=concurrency)
+
+    def router(self) -> RoutingLoop:
+        """The loop that finds the firms of events of the platform's accounts, and their gaps."""
+        return RoutingLoop(self.database, self.endpoints, self.vault, self.gap_poller)
 
     @property
     def anchors(self) -> AnchorStore:
@@ -189,8 +246,12 @@ class Application:
         server.add(add_BillingServiceServicer_to_server, BillingServicer(calls, all_firms, keys.page_token))
         presenters = Presenters(present_client, present_invoice)
         keeper = MethodKeeper(self.charger.gateways)
-        payments = PaymentParts(calls, self.charger, keeper, presenters, all_firms, Pager(keys.page_token))
+        payments = PaymentParts(
+            calls, self.charger, keeper, presenters, all_firms, Pager(keys.page_token), settings.return_url
+        )
         server.add(add_PaymentServiceServicer_to_server, PaymentServicer(payments))
+        events = ProviderEventServicer(calls, self.ingestor, self.vault, Pager(keys.page_token))
+        server.add(add_ProviderEventServiceServicer_to_server, events, INBOX_LIMITS)
         installation = Installation(self.vault, self.registry, settings.payment_provider)
         parts = AdminParts(
             calls,
@@ -217,6 +278,7 @@ def wire(settings: Settings) -> Bus:
     bus = Bus()
     bus.provide(FeatureDefaults, settings.features)
     bus.provide(CollectionPlanner, Planner())  # type: ignore[type-abstract]
+    bus.provide(ApprovalDesk, Approvals())  # type: ignore[type-abstract]
     reactions.subscribe(bus)
     return bus
 

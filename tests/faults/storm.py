@@ -178,26 +178,25 @@ class Storm:
 
     async def problems(self) -> list[Check]:
         """Every invariant that does not hold, the provider's book against ours included. The audit trail is sealed first."""
-        database = await Database.open(self.urls.application, max_size=2)
-        sealer = AuditSealer(database)
-        while await sealer.tick():
-            pass
-        await database.close()
-        checks = await run_all(self.urls.auditor)
-        async with await psycopg.AsyncConnection.connect(self.urls.auditor, row_factory=dict_row) as connection:
+        return await problems_of(self.urls, self.gateway, self.accounts)
 
-            async def fetch(statement, params):  # type: ignore[no-untyped-def]
-                return await (await connection.execute(statement, params)).fetchall()
 
-            checks.append(await check_provider(fetch, self.movements()))
-        return [check for check in checks if not check.ok]
+async def problems_of(urls: support.DatabaseUrls, gateway: GatewayProcess, accounts: Sequence[str]) -> list[Check]:
+    """Every invariant that does not hold, the gateway's book of these accounts against ours included. The audit trail is sealed first."""
+    database = await Database.open(urls.application, max_size=2)
+    sealer = AuditSealer(database)
+    while await sealer.tick():
+        pass
+    await database.close()
+    checks = await run_all(urls.auditor)
+    movements = [movement for account in accounts for movement in account_movements(gateway.url, account)]
+    async with await psycopg.AsyncConnection.connect(urls.auditor, row_factory=dict_row) as connection:
 
-    def movements(self) -> list[Movement]:
-        """The gateway's own book, of every firm's account."""
-        found: list[Movement] = []
-        for account in self.accounts:
-            found += account_movements(self.gateway.url, account)
-        return found
+        async def fetch(statement, params):  # type: ignore[no-untyped-def]
+            return await (await connection.execute(statement, params)).fetchall()
+
+        checks.append(await check_provider(fetch, movements))
+    return [check for check in checks if not check.ok]
 
 
 def account_movements(url: str, account: str) -> list[Movement]:

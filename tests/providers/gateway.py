@@ -62,8 +62,9 @@ class GatewayProcess:
         return code
 
     def control(self, path: str, **body: Any) -> dict[str, Any]:
-        """POST /control/<path>."""
-        response = self._client.post(f"/control/{path}", json=body)
+        """POST /control/<path>. Calls that wait (``timeout_seconds``) are waited for."""
+        patience = 20 + float(body.get("timeout_seconds", 30))
+        response = self._client.post(f"/control/{path}", json=body, timeout=patience)
         assert response.status_code == 200, response.text
         result: dict[str, Any] = response.json()
         return result

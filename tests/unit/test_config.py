@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from dunwell_server.config import Settings, describe_settings, is_loopback
 from dunwell_server.platform.keys import SecretError, development_secret
+from dunwell_server.sidecar_config import SidecarSettings
 
 ROOT = "a root secret that is long enough for this"
 
@@ -47,6 +48,10 @@ def test_defaults_and_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         {"DUNWELL_SECRET_KEY": "short"}, {"DUNWELL_TLS_CERT_FILE": "x.pem"}, {"DUNWELL_JWT_ISSUER": "x"},
         {"DUNWELL_TLS_CLIENT_CA_FILE": "ca.pem"}, {"DUNWELL_ENVIRONMENT": "production"},
         {"DUNWELL_ENVIRONMENT": "production", "DUNWELL_SECRET_KEY": ROOT}, {"DUNWELL_SHUTDOWN_GRACE": "60"},
+        {"STRIPE_SECRET_KEY": "pk_test_short"}, {"STRIPE_WEBHOOK_SECRET": "whsec_short"}, {"STRIPE_PUBLISHABLE_KEY": "pk_test_1"},
+        {"STRIPE_SECRET_KEY": "sk_live_short", "STRIPE_PUBLISHABLE_KEY": "pk_test_1"}, {"DUNWELL_RETURN_URL": "javascript:short"},
+        {"DUNWELL_SIDECAR_SERVER": "short"}, {"DUNWELL_SIDECAR_TLS_KEY_FILE": "x"}, {"DUNWELL_SIDECAR_CLIENT_CERT_FILE": "x"},
+        {"DUNWELL_SIDECAR_SERVER_TLS": "maybe"}, {"DUNWELL_SIDECAR_DEADLINE": "0"}, {"DUNWELL_SIDECAR_MAX_CONCURRENT": "0"},
     ],
 )  # fmt: skip
 def test_refused(monkeypatch: pytest.MonkeyPatch, values: dict[str, str]) -> None:
@@ -55,6 +60,35 @@ def test_refused(monkeypatch: pytest.MonkeyPatch, values: dict[str, str]) -> Non
     with pytest.raises(ValidationError) as caught:
         Settings()
     assert "short" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "mode"),
+    [("sk_test_1", "TEST"), ("rk_test_1", "TEST"), ("sk_live_1", "LIVE"), ("rk_live_1", "LIVE"), ("", None)],
+)
+def test_stripes_key_tells_its_mode(monkeypatch: pytest.MonkeyPatch, key: str, mode: str | None) -> None:
+    monkeypatch.setenv("STRIPE_SECRET_KEY", key)
+    settings = Settings()
+    assert settings.stripe_mode == mode
+    assert not key or key not in repr(settings)
+
+
+def test_the_sidecar_has_its_part_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DUNWELL_SIDECAR_PORT", "7071")
+    monkeypatch.setenv("DUNWELL_SIDECAR_PROXIES", "10.0.0.0/8, 192.0.2.1")
+    monkeypatch.setenv(
+        "DUNWELL_ENVIRONMENT", "production"
+    )  # where the service needs secrets and a database, and it does not
+    alone = SidecarSettings()
+    assert (alone.sidecar_port, alone.sidecar_proxies) == (7071, ("10.0.0.0/8", "192.0.2.1"))
+    assert {
+        name for name in SidecarSettings.model_fields if "database" in name or "stripe" in name or "secret" in name
+    } == set()
+    monkeypatch.delenv("DUNWELL_ENVIRONMENT")
+    assert Settings().sidecar_port == 7071
+    assert Settings().makes_sidecar_key
+    assert not Settings(enable_sidecar=False).makes_sidecar_key
+    assert not Settings(sidecar_key_file=Path("key")).makes_sidecar_key
 
 
 def test_every_setting_is_described_once() -> None:

@@ -119,6 +119,7 @@ class ProviderStanding:
     account: Account | None
     configured: bool
     is_default: bool
+    breaker_open: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -235,6 +235,8 @@ class Client:
     version: int
     create_time: datetime
     update_time: datetime
+    default_provider: str | None = None
+    """Where its new payment methods are kept unless a call says otherwise; None: where the firm's are."""
 
 
 @dataclass(frozen=True, slots=True)

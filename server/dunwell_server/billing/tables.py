@@ -62,6 +62,7 @@ client = tenant_table(
     optional("autopay_method_id", UUID()),
     Column("autopay_cadence", Text, nullable=False, server_default=text("'ON_DUE'")),
     instant("autopay_enable_time"),
+    optional("default_provider"),
     version(), created(), updated(),
     one_of("state", "ACTIVE", "ARCHIVED"),
     one_of("autopay_cadence", *CADENCES),

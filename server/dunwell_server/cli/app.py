@@ -20,6 +20,16 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+report_app = typer.Typer(
+    help="Reports for people, as tables, JSON or CSV.", no_args_is_help=True, rich_markup_mode=None
+)
+recover_app = typer.Typer(
+    help="After a restore: charge nothing until the providers' record agrees.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(report_app, name="report")
+app.add_typer(recover_app, name="recover")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Compute everything, change nothing.")]
@@ -146,6 +156,105 @@ def verify(
     from dunwell_server.cli import verify as command
 
     run_async(lambda: command.verify(firm_id=firm_id, as_json=as_json))
+
+
+@app.command()
+def reconcile(
+    firm_id: OneFirm = None,
+    provider: Annotated[
+        str | None, typer.Option("--provider", metavar="NAME", help="Only this provider; otherwise all that were used.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", metavar="TIME", help="Start of the window. Default: three days before its end."),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="TIME", help="End of the window. Default: now.")
+    ] = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the book with the providers' lists both ways, and take over what is theirs only. 1 where a difference is left."""
+    from dunwell_server.cli import reconcile as command
+
+    run_async(
+        lambda: command.reconcile(
+            firm_id=firm_id, provider=provider, since=since, until=until, dry_run=dry_run, as_json=as_json
+        )
+    )
+
+
+@report_app.command("payments")
+def report_payments(
+    firm_id: OneFirm = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="From then on. Default: 90 days before the end.")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before that. Default: now.")] = None,
+    currency: Annotated[str | None, typer.Option("--currency", metavar="CODE", help="Only this currency.")] = None,
+    provider: Annotated[str | None, typer.Option("--provider", metavar="NAME", help="Only this provider.")] = None,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print one line per number, for spreadsheets.")] = False,
+) -> None:
+    """How collection went: failure rates by month, code and provider, what each retry brought in, what is at risk."""
+    from dunwell_server.cli import report as command
+
+    run_async(
+        lambda: command.payments(
+            firm_id=firm_id,
+            since=since,
+            until=until,
+            currency=currency,
+            provider=provider,
+            as_json=as_json,
+            as_csv=as_csv,
+        )
+    )
+
+
+@recover_app.command("enter")
+def recover_enter(
+    since: Annotated[
+        str,
+        typer.Option(
+            "--since", metavar="TIME", help="When the restored backup was made: a little earlier does no harm."
+        ),
+    ],
+    firm_id: OneFirm = None,
+    as_json: AsJson = False,
+) -> None:
+    """Stop all charging and refunding. Do this after a restore, before the service is started."""
+    from dunwell_server.cli import recover
+
+    run_async(lambda: recover.enter(firm_id=firm_id, since=since, as_json=as_json))
+
+
+@recover_app.command("status")
+def recover_status(as_json: AsJson = False) -> None:
+    """List the firms in recovery. 1 while there is one."""
+    from dunwell_server.cli import recover
+
+    run_async(lambda: recover.status(as_json=as_json))
+
+
+@recover_app.command("run")
+def recover_run(firm_id: OneFirm = None, as_json: AsJson = False) -> None:
+    """Take the providers' record over and let every firm whose book agrees charge again. 1 where one does not."""
+    from dunwell_server.cli import recover
+
+    run_async(lambda: recover.run(firm_id=firm_id, as_json=as_json))
+
+
+@recover_app.command("leave")
+def recover_leave(
+    firm_id: Annotated[str, typer.Option("--firm-id", metavar="FIRM", help="The firm.")],
+    force: Annotated[bool, typer.Option("--force", help="Although its record may not agree.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """End a firm's recovery by hand, when a person has explained what `run` could not."""
+    from dunwell_server.cli import recover
+
+    run_async(lambda: recover.end(firm_id=firm_id, force=force, as_json=as_json))
 
 
 @app.command("create-admin-key")

@@ -7,7 +7,7 @@ interrupted is finished by the next worker.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Final
@@ -27,7 +27,9 @@ from dunwell_server.kernel.ids import uuid7
 from dunwell_server.platform import runs
 from dunwell_server.platform.runs import Run, RunKind, RunState
 
-COMMANDS: Final = {RunKind.PACKAGES: "generate-package-invoices", RunKind.COLLECTION: "process-recurring-charges"}
+COMMANDS: Final = {
+    RunKind.PACKAGES: "generate-package-invoices", RunKind.COLLECTION: "process-recurring-charges", RunKind.RECONCILIATION: "reconcile",
+}  # fmt: skip
 FIRMS_AT_ONCE: Final = 4
 _POLL_SECONDS: Final = 0.2
 
@@ -67,10 +69,10 @@ async def run(kind: RunKind, *, dry_run: bool, firm_id: str | None, as_of: date 
     command, output = COMMANDS[kind], Output(as_json=as_json)
     async with application(command) as app:
         rows = await firms(app.database, command, firm_id)
-        parent = await _create_parent(app, kind, dry_run, as_of) if firm_id is None and rows else None
+        parent = await create_parent(app, kind, dry_run, as_of) if firm_id is None and rows else None
         parts = await execute(app, kind, rows, output, dry_run=dry_run, as_of=as_of, parent=parent)
         if parent is not None:
-            await _close_parent(app, kind, parent, parts)
+            await close_parent(app, kind, parent, parts)
     bulk_report.show(kind, parts, output, dry_run=dry_run, parent_id=parent)
     return 0 if all(part.ok for part in parts) else FAILED
 
@@ -84,12 +86,13 @@ async def execute(
     dry_run: bool = False,
     as_of: date | None = None,
     parent: UUID | None = None,
+    params: Mapping[str, Any] | None = None,
 ) -> list[FirmPart]:
-    """Run it for these firms, a few at a time, with a progress bar, and read back what came of it."""
+    """Run it for these firms, a few at a time, with a progress bar, and read back what came of it. `params`: instead of the day."""
     parts = [FirmPart(firm) for firm in rows]
     with watching(kind, parts, output) as refresh:
         gate = asyncio.Semaphore(FIRMS_AT_ONCE)
-        await asyncio.gather(*(_one(app, kind, part, dry_run, as_of, parent, gate, refresh) for part in parts))
+        await asyncio.gather(*(_one(app, kind, part, dry_run, as_of, parent, params, gate, refresh) for part in parts))
     return parts
 
 
@@ -100,6 +103,7 @@ async def _one(
     dry_run: bool,
     as_of: date | None,
     parent: UUID | None,
+    given: Mapping[str, Any] | None,
     gate: asyncio.Semaphore,
     refresh: Callable[[], None],
 ) -> None:
@@ -109,7 +113,7 @@ async def _one(
             ctx = context(part.firm.id, COMMANDS[kind])
             async with app.database.transaction(ctx) as uow:
                 day = as_of or local_date(uow.now, uow.firm.settings.zone)
-                params: dict[str, Any] = {"as_of": day.isoformat()}
+                params = {"as_of": day.isoformat()} if given is None else given
                 part.run = await runs.create(uow, kind, params, dry_run=dry_run, run_id=uuid7(), parent_id=parent)
             await _execute(app, part, refresh)
             async with app.database.transaction(ctx, write=False) as uow:
@@ -145,11 +149,15 @@ async def _reload(app: Application, part: FirmPart) -> None:
         part.run = await runs.get(uow, part.run.id)
 
 
-async def _create_parent(app: Application, kind: RunKind, dry_run: bool, as_of: date | None) -> UUID:
+async def create_parent(
+    app: Application, kind: RunKind, dry_run: bool, as_of: date | None, params: Mapping[str, Any] | None = None
+) -> UUID:
+    """The run over all firms under which each firm's run is told."""
+    given = params if params is not None else {"as_of": as_of.isoformat()} if as_of else {}
     parent = uuid7()
     ctx = context(None, COMMANDS[kind])
     values = {
-        "id": parent, "kind": kind.value, "dry_run": dry_run, "params": Jsonb({"as_of": as_of.isoformat()} if as_of else {}),
+        "id": parent, "kind": kind.value, "dry_run": dry_run, "params": Jsonb(dict(given)),
         "actor": ctx.actor.label,
     }  # fmt: skip
     async with app.database.transaction(ctx) as uow:
@@ -157,7 +165,8 @@ async def _create_parent(app: Application, kind: RunKind, dry_run: bool, as_of: 
     return parent
 
 
-async def _close_parent(app: Application, kind: RunKind, parent: UUID, parts: Sequence[FirmPart]) -> None:
+async def close_parent(app: Application, kind: RunKind, parent: UUID, parts: Sequence[FirmPart]) -> None:
+    """End it: FAILED where a firm's run broke."""
     broken = any(part.error or part.run is None or part.run.state is not RunState.SUCCEEDED for part in parts)
     values = {"id": parent, "state": "FAILED" if broken else "SUCCEEDED"}
     async with app.database.transaction(context(None, COMMANDS[kind])) as uow:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _TITLES = {
     RunKind.PACKAGES: ("Invoicing packages", "invoices/s", ("CREATED",)),
     RunKind.COLLECTION: ("Charging invoices", "charges/s", ("CHARGED", "DECLINED", "WAITING")),
+    RunKind.RECONCILIATION: ("Comparing payments", "payments/s", ("MATCHED", "ADOPTED", "DIFFERENT")),
 }
 
 

@@ -53,13 +53,14 @@ def job_worker(settings: Settings, index: int) -> int:
     async def work() -> int:
         async with open_application(settings, name=name) as app:
             await check_database(app.urls.application, head_revision())
-            worker, sealer = app.job_worker(), app.sealer()
+            worker, sealer, router = app.job_worker(), app.sealer(), app.router()
             loop = asyncio.get_running_loop()
 
             def stop() -> None:
                 log.info("stopping")
                 worker.stop()
                 sealer.stop()
+                router.stop()
 
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, stop)
@@ -67,7 +68,7 @@ def job_worker(settings: Settings, index: int) -> int:
             with _metrics(settings, settings.workers + index):
                 async with LoopMonitor():
                     log.info("working")
-                    await asyncio.gather(worker.run(), sealer.run())
+                    await asyncio.gather(worker.run(), sealer.run(), router.run())
             ticks.shutdown(wait=False)
         return 0
 

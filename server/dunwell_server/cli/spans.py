@@ -23,14 +23,14 @@ def parse_span(text: str) -> timedelta:
     return span
 
 
-def parse_moment(text: str, zone: tzinfo) -> datetime:
-    """A day (its first moment in `zone`) or an instant; one without an offset is in `zone`. CommandError otherwise."""
+def parse_moment(text: str, zone: tzinfo, option: str = "--to") -> datetime:
+    """A day (its first moment in `zone`) or an instant; one without an offset is in `zone`. CommandError naming `option` otherwise."""
     try:
         if len(text) == 10:
             return day_start(date.fromisoformat(text), zone)
         instant = datetime.fromisoformat(text)
     except ValueError:
         raise CommandError(
-            f"--to: {text!r} is neither a day (2027-03-01) nor an instant (2027-03-01T09:00:00Z)", USAGE
+            f"{option}: {text!r} is neither a day (2027-03-01) nor an instant (2027-03-01T09:00:00Z)", USAGE
         ) from None
     return (instant if instant.tzinfo else instant.replace(tzinfo=zone)).astimezone(UTC)

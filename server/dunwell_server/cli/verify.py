@@ -54,8 +54,10 @@ async def _all(settings: Settings, output: Output) -> tuple[list[Check], str | N
             )
         output.note("Recomputing the books …")
         checks = await run_all(url, AnchorStore(anchor_folder(settings), settings.keys))
-        movements = await _movements(sandbox_url(settings)) if settings.enable_sandbox else None
-        if movements is None:
+        url_of_sandbox = sandbox_url(settings)
+        movements = await _movements(url_of_sandbox, "charge") if settings.enable_sandbox else None
+        sent_back = await _movements(url_of_sandbox, "refund") if movements is not None else None
+        if movements is None or sent_back is None:
             return checks, "the sandbox gateway does not answer: its record was not compared"
         async with await psycopg.AsyncConnection.connect(url, row_factory=dict_row, autocommit=True) as connection:
 
@@ -63,6 +65,7 @@ async def _all(settings: Settings, output: Output) -> tuple[list[Check], str | N
                 return await (await connection.execute(statement, params)).fetchall()
 
             checks.append(await check_provider(fetch, movements))
+            checks.append(await check_provider(fetch, sent_back, refunds=True))
     return checks, None
 
 
@@ -73,17 +76,19 @@ async def _one(firm_id: str) -> list[Check]:
             return await run_for_firm(uow)
 
 
-async def _movements(url: str) -> list[Movement] | None:
-    """Every movement of the sandbox gateway's own book; None where it does not answer."""
+async def _movements(url: str, kind: str) -> list[Movement] | None:
+    """Every charge or refund of the sandbox gateway's own book, as positive amounts; None where it does not answer."""
     try:
         async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT, trust_env=False) as client:
-            response = await client.get("/control/ledger", params={"group": "payment"})
+            response = await client.get(
+                "/control/ledger", params={"group": "payment" if kind == "charge" else "object", "kind": kind}
+            )
             response.raise_for_status()
             groups = response.json()["groups"]
     except (httpx.HTTPError, ValueError, KeyError):
         return None
     return [
-        Movement(reference, int(minor), currency)
+        Movement(reference, abs(int(minor)), currency)
         for reference, entry in groups.items()
         for currency, minor in entry["amounts"].items()
         for _ in range(entry["count"] if len(entry["amounts"]) == 1 else 1)

@@ -173,6 +173,10 @@ class PaymentMethod:
     is_default: bool = False
     reachable: bool = True
     """Whether the provider account that keeps it is in use."""
+    near_ceiling: bool = False
+    """Whether its card is near the networks' ceiling of tries."""
+    seen_on: date | None = None
+    """The firm's civil day on which it was read; None: its expiry is not judged."""
 
     @property
     def usable(self) -> bool:
@@ -314,6 +318,11 @@ def checkout_payment_id(session_id: UUID) -> UUID:
 def setup_intent_id(firm_id: UUID, request_id: UUID) -> UUID:
     """The id of the set-up intent that one request asks for."""
     return derive_uuid("setup_intent", firm_id, request_id)
+
+
+def saved_method_id(firm_id: UUID, account_id: UUID, reference: str) -> UUID:
+    """The id of a method that the provider told of: saved on a page, in a browser, or by somebody at the provider."""
+    return derive_uuid("payment_method", "saved", firm_id, account_id, reference)
 
 
 def manual_payment_id(firm_id: UUID, request_id: UUID) -> UUID:

@@ -11,7 +11,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, LiteralString, TypeVar
+from typing import Any, Final, LiteralString, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -45,6 +45,9 @@ SELECT set_config('app.firm_id', %(firm_text)s, true), set_config('app.actor', %
 FROM (VALUES (1)) AS one LEFT JOIN control.firm f ON f.id = %(firm)s LEFT JOIN control.test_clock c ON c.firm_id = f.id
 LEFT JOIN control.recovery r ON r.firm_id = f.id
 """
+
+TENANT_CTE: Final = "tenant AS MATERIALIZED (SELECT set_config('app.firm_id', %(tenant)s, true))"
+"""First part of a statement given to `Database.submit` for a firm. What it writes must come from this part's row, so that row security sees the firm."""
 
 
 class UnitOfWork:
@@ -223,6 +226,32 @@ class Database:
                     raise
                 await asyncio.sleep(0.01 * 2**attempt)
         raise AssertionError("unreachable")
+
+    async def submit(self, context: CallContext, statement: LiteralString, params: Mapping[str, Any]) -> list[Row]:
+        """One statement that is a transaction by itself, in one round trip; returns its rows. What it wrote is committed by then.
+
+        For a firm only with `TENANT_CTE`, and only to record what is recorded whatever else is going on (`CallContext.upkeep`): neither
+        its state nor its clock is looked at. Errors: DEADLINE_EXCEEDED, DATABASE_UNAVAILABLE, OVERLOADED, SERIALIZATION_CONFLICT.
+        """
+        if context.firm_id is not None and not (context.upkeep and TENANT_CTE in statement):
+            raise ValueError("a firm's statement needs its tenant, and a reason to pass by the firm's state")
+        timeout = context.remaining(DEFAULT_TIMEOUT)
+        if timeout < 0.005:
+            raise DunwellError(Reason.DEADLINE_EXCEEDED, "The deadline passed before the work began.")
+        tenant = "" if context.firm_id is None else str(context.firm_id)
+        try:
+            async with (
+                asyncio.timeout(timeout),
+                _translated(),
+                self._pool.connection(timeout=min(timeout, 2.0)) as conn,
+            ):
+                failpoint(f"{context.method}/commit:before")
+                cursor = await conn.cursor(row_factory=dict_row).execute(statement, {**params, "tenant": tenant})
+                rows = await cursor.fetchall()
+        except TimeoutError:
+            raise DunwellError(Reason.DEADLINE_EXCEEDED, "The deadline passed.") from None
+        failpoint(f"{context.method}/commit:after")
+        return rows
 
     async def _begin(
         self, conn: psycopg.AsyncConnection[TupleRow], context: CallContext, timeout: float, write: bool

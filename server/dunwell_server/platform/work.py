@@ -40,6 +40,8 @@ class WorkKind(StrEnum):
     """Provider events to be applied."""
     METHODS = "methods"
     """The daily look at cards that are about to expire."""
+    RECONCILE = "reconcile"
+    """The daily comparison of the book with the providers'."""
     GAPS = "gaps"
     """The comparison of the provider's list of events with the inbox."""
 

@@ -290,6 +290,14 @@ class Checkout(Protocol):
         """Closes an open page. The answer is what it has become: COMPLETED when it was too late."""
 
 
+@runtime_checkable
+class PlainPage(Protocol):
+    """Optional beside `Checkout`: a page of the provider's own, for clients who have nowhere to come back to."""
+
+    def plain_page(self, account: ProviderAccount) -> str:
+        """Its address."""
+
+
 # ---- subscriptions that live at the provider
 
 

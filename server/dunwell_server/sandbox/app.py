@@ -27,14 +27,30 @@ async def _health(_: Request) -> Answer:
     return Answer(200, dumps({"status": "ok"}))
 
 
+BROWSER_CALLS = "/v1/setup_intents/"
+"""Calls that a page of another origin makes, with a publishable key."""
+
+CROSS_ORIGIN = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "GET, POST",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key",
+    "Access-Control-Max-Age": "600",
+}
+
+
 def _endpoint(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
+        headers = CROSS_ORIGIN if request.url.path.startswith(BROWSER_CALLS) else None
         try:
-            return Delivered(await handler(request))
+            return Delivered(await handler(request), headers)
         except Refusal as refusal:
-            return Delivered(refusal.answer())
+            return Delivered(refusal.answer(), headers)
 
     return endpoint
+
+
+async def _preflight(_: Request) -> Response:
+    return Response(status_code=204, headers=CROSS_ORIGIN)
 
 
 def _page(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
@@ -79,6 +95,7 @@ async def create_app(
     table = [*Api(gateway, sender).table, *Control(gateway, sender).table, ("GET", "/healthz", _health)]
     routes = [Route(path, _endpoint(handler), methods=[method]) for method, path, handler in table]
     routes += [
+        Route(f"{BROWSER_CALLS}{{path:path}}", _preflight, methods=["OPTIONS"]),
         Route("/checkout/{id}", _page(pages.checkout), methods=["GET", "POST"]),
         Route("/authenticate/{id}", _page(pages.authenticate), methods=["GET", "POST"]),
     ]

@@ -35,6 +35,7 @@ class Control:
     def table(self) -> list[tuple[str, str, Handler]]:
         """Method, path and handler of every call."""
         return [
+            ("GET", "/control/account", self.show_account),
             ("POST", "/control/settings", self._posted(self.settings)),
             ("POST", "/control/latency", self._posted(self.latency)),
             ("POST", "/control/faults", self._posted(self.faults)),
@@ -65,6 +66,18 @@ class Control:
         account.settings = account.settings.changed(body)
         self._gateway.accounts.save(connection, account)
         return Answer(200, dumps(asdict(account.settings)))
+
+    async def show_account(self, request: Request) -> Answer:
+        """Settings, faults, and how many keys are remembered."""
+
+        def work(connection: sqlite3.Connection, account: Account) -> Answer:
+            row = connection.execute(
+                "SELECT count(*) AS n FROM idempotency_keys WHERE account = ?", (account.name,)
+            ).fetchone()
+            faults = [asdict(fault) for fault in account.script.faults]
+            return Answer(200, dumps({"settings": asdict(account.settings), "faults": faults, "keys": row["n"]}))
+
+        return await self._gateway.call(needed(dict(request.query_params), "account"), work)
 
     def latency(self, connection: sqlite3.Connection, account: Account, body: Json) -> Answer:
         """``{"ms"}``: how long every call of the account takes."""
@@ -115,6 +128,7 @@ class Control:
         """Changes where an account's events go and what befalls them; answers all of it."""
         account.webhooks = account.webhooks.changed(body)
         self._gateway.accounts.save(connection, account)
+        outbox.pause_or_resume(connection, account)
         self._sender.poke()
         return _webhooks_answer(connection, account)
 

@@ -31,7 +31,7 @@ def _owe(connection: sqlite3.Connection, account: Account, event: str, nth: int)
         connection.execute(
             "UPDATE accounts SET webhooks = ? WHERE name = ?", (json.dumps(account.webhooks.dump()), account.name)
         )
-    rows = [("due", now + int(wait * 1000)) for wait in waits] or [("lost", now)]
+    rows = [(_open_state(account), now + int(wait * 1000)) for wait in waits] or [("lost", now)]
     connection.executemany(
         "INSERT INTO deliveries (account, event, state, due_ms, created_ms) VALUES (?, ?, ?, ?, ?)",
         [(account.name, event, state, due, now) for state, due in rows],
@@ -43,16 +43,42 @@ def owe_again(connection: sqlite3.Connection, account: Account, event: str) -> N
     """One more sending of an event, now, whatever befell the others."""
     now = machine_ms()
     connection.execute(
-        "INSERT INTO deliveries (account, event, state, due_ms, created_ms) VALUES (?, ?, 'due', ?, ?)",
-        (account.name, event, now, now),
+        "INSERT INTO deliveries (account, event, state, due_ms, created_ms) VALUES (?, ?, ?, ?, ?)",
+        (account.name, event, _open_state(account), now, now),
     )
     account.home.wake()
+
+
+def _open_state(account: Account) -> str:
+    """Whether what is owed may be sent, or is kept until the account's webhooks go on."""
+    return "held" if account.webhooks.paused else "due"
+
+
+def pause_or_resume(connection: sqlite3.Connection, account: Account) -> None:
+    """Has what is owed already follow the account's setting."""
+    state = _open_state(account)
+    connection.execute(
+        "UPDATE deliveries SET state = ? WHERE account = ? AND state IN ('due', 'held') AND state <> ?",
+        (state, account.name, state),
+    )
+
+
+def settle(
+    connection: sqlite3.Connection, account: Account, seq: int, answer: str, *, ended: str | None, due_ms: int
+) -> None:
+    """Notes what came of a sending: how it ``ended``, or when it is tried again."""
+    connection.execute(
+        "UPDATE deliveries SET state = ?, attempts = attempts + 1, last_answer = ?, due_ms = ? WHERE seq = ?",
+        (ended or _open_state(account), answer, due_ms, seq),
+    )
 
 
 def undelivered(connection: sqlite3.Connection, account: str | None) -> int:
     """How many sendings of an account, or of all, have not been answered with 2xx yet."""
     clause, values = ("", ()) if account is None else (" AND account = ?", (account,))
-    row = connection.execute(f"SELECT count(*) AS n FROM deliveries WHERE state = 'due'{clause}", values).fetchone()
+    row = connection.execute(
+        f"SELECT count(*) AS n FROM deliveries WHERE state IN ('due', 'held'){clause}", values
+    ).fetchone()
     return int(row["n"])
 
 

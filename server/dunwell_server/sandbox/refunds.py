@@ -75,21 +75,11 @@ def open_refund(
     behaviour: Behaviour,
 ) -> sqlite3.Row:
     """Writes the refund, the movement it causes and what will become of it."""
-    now, settings = account.now_ms, account.settings
-    status, later, wait, reason = "succeeded", None, 0.0, None
-    match behaviour:
-        case Behaviour.PENDING_THEN_SUCCESS:
-            status, later, wait = "pending", "refund_succeed", settings.refund_seconds
-        case Behaviour.PENDING_THEN_FAILURE:
-            status, later, wait = "pending", "refund_fail", settings.refund_seconds
-        case Behaviour.SUCCEED_THEN_FAIL:
-            later, wait = "refund_fail", settings.refund_failure_seconds
-        case Behaviour.DECLINE:
-            status, reason = "failed", "declined"
-        case Behaviour.WRONG_AMOUNT if amount < payment["amount_received"] - payment["amount_refunded"]:
-            amount += 1
-        case Behaviour.WRONG_AMOUNT if amount > 1:
-            amount -= 1
+    now = account.now_ms
+    status, later, wait, reason = _plan(account, behaviour)
+    if behaviour is Behaviour.WRONG_AMOUNT:
+        left = payment["amount_received"] - payment["amount_refunded"]
+        amount += 1 if amount < left else -1 if amount > 1 else 0
     row: sqlite3.Row = connection.execute(
         "INSERT INTO refunds (id, account, payment, key, reference, status, amount, currency, failure_reason, metadata, "
         "created_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING *",
@@ -117,6 +107,21 @@ def open_refund(
     if status == "failed":
         record_event(connection, account, "refund.failed", refund_object(row), now)
     return row
+
+
+def _plan(account: Account, behaviour: Behaviour) -> tuple[str, str | None, float, str | None]:
+    """Status at first, what happens later and after how many seconds, and the reason of a failure."""
+    settings = account.settings
+    match behaviour:
+        case Behaviour.PENDING_THEN_SUCCESS:
+            return "pending", "refund_succeed", settings.refund_seconds, None
+        case Behaviour.PENDING_THEN_FAILURE:
+            return "pending", "refund_fail", settings.refund_seconds, None
+        case Behaviour.SUCCEED_THEN_FAIL:
+            return "succeeded", "refund_fail", settings.refund_failure_seconds, None
+        case Behaviour.DECLINE:
+            return "failed", None, 0.0, "declined"
+    return "succeeded", None, 0.0, None
 
 
 def _refunded(connection: sqlite3.Connection, payment: str, amount: int) -> None:

@@ -156,14 +156,14 @@ CREATE TABLE IF NOT EXISTS deliveries (
     seq INTEGER PRIMARY KEY,
     account TEXT NOT NULL,
     event TEXT NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('due', 'delivered', 'lost', 'given_up')),
+    state TEXT NOT NULL CHECK (state IN ('due', 'held', 'delivered', 'lost', 'given_up')),
     attempts INTEGER NOT NULL DEFAULT 0,
     last_answer TEXT,
     due_ms INTEGER NOT NULL,       -- this and all of a delivery is machine time
     created_ms INTEGER NOT NULL
 );
 CREATE INDEX IF NOT EXISTS deliveries_due ON deliveries (due_ms, seq) WHERE state = 'due';
-CREATE INDEX IF NOT EXISTS deliveries_open ON deliveries (account) WHERE state = 'due';
+CREATE INDEX IF NOT EXISTS deliveries_open ON deliveries (account) WHERE state IN ('due', 'held');
 CREATE INDEX IF NOT EXISTS deliveries_by_account ON deliveries (account, seq);
 CREATE TABLE IF NOT EXISTS transitions (
     seq INTEGER PRIMARY KEY,

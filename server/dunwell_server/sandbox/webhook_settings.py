@@ -36,7 +36,7 @@ class WebhookSettings:
     paused: bool = False
     """Events are kept until it is False again."""
     retry_seconds: float = 1.0
-    """First wait after an answer that was not 2xx; it doubles each time, to five minutes at most."""
+    """First wait after an answer that was not 2xx; it doubles each time, to a minute at most."""
     seed: int = 0
 
     def changed(self, values: Json) -> WebhookSettings:

@@ -20,6 +20,7 @@ from dunwell_server.platform.failpoints import failpoint
 from dunwell_server.platform.leases import LEASE_SECONDS, renewing
 from dunwell_server.platform.runs import Run, RunKind, RunState
 from dunwell_server.platform.work import WorkHandler
+from dunwell_server.scheduler.arrivals import Arrivals
 from dunwell_server.scheduler.runs import RunHandler, failure_text, is_transient
 
 _log = structlog.get_logger(__name__)
@@ -68,11 +69,16 @@ class ClockRunExecutor:
     kind = RunKind.CLOCK
 
     def __init__(
-        self, handlers: Sequence[WorkHandler], run_handler: RunHandler, outside: Sequence[OutsideClock]
+        self,
+        handlers: Sequence[WorkHandler],
+        run_handler: RunHandler,
+        outside: Sequence[OutsideClock],
+        arrivals: Arrivals | None = None,
     ) -> None:
         self._handlers = handlers
         self._run_handler = run_handler
         self._outside = outside
+        self._arrivals = arrivals
 
     async def execute(self, database: Database, context: CallContext, run: Run) -> None:
         """Advance to the target, then hand the clock back. Returns at once where another worker holds the lease.
@@ -80,7 +86,7 @@ class ClockRunExecutor:
         What cannot go on fails the run and hands the clock back where it stands: a firm is never left closed.
         """
         assert context.firm_id is not None
-        advance = _Advance(database, context.firm_id, self._handlers, self._run_handler, self._outside)
+        advance = _Advance(database, context.firm_id, self._handlers, self._run_handler, self._outside, self._arrivals)
         span = await advance.take()
         if span is None:
             return
@@ -108,6 +114,7 @@ class _Advance:
         handlers: Sequence[WorkHandler],
         run_handler: RunHandler,
         outside: Sequence[OutsideClock],
+        arrivals: Arrivals | None,
     ) -> None:
         self._database = database
         self._context = system_context(firm_id, "job:clock", holds_clock=True)
@@ -116,6 +123,8 @@ class _Advance:
         self._handlers = handlers
         self._run_handler = run_handler
         self._outside = outside
+        self._arrivals = arrivals
+        self._all_told = True
 
     async def take(self) -> tuple[datetime, datetime] | None:
         """Take the lease; (now, target), or None where the clock stands or somebody else holds it."""
@@ -177,6 +186,7 @@ class _Advance:
         """Do everything due at this instant, in the handlers' order, until nothing more is."""
         for _ in range(MAX_ROUNDS):
             await self._execute_runs()
+            await self._bring_in()
             due = await self._due_now()
             if not due:
                 return
@@ -184,6 +194,12 @@ class _Advance:
                 await handler.work(self._database, self._context)
                 await self._execute_runs()
         raise RuntimeError("work at one instant does not come to an end")
+
+    async def _bring_in(self) -> None:
+        """Apply what providers tell of this instant. Once they could not be waited for, the rest of the advance does not wait again."""
+        if self._arrivals is not None:
+            told = await self._arrivals.settle(self._database, self._context, wait=self._all_told)
+            self._all_told = self._all_told and told
 
     async def _due_now(self) -> list[WorkHandler]:
         async with self._database.transaction(self._context, write=False) as uow:

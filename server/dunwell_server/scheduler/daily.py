@@ -84,11 +84,15 @@ class DailyRun:
 
 
 class DailyMarks:
-    """Once the day's package run time has come: marks what is overdue, ends what has ended."""
+    """Once the day's package run time has come: marks what is overdue, ends what has ended, warns of what is about to."""
 
-    kind = WorkKind.OVERDUE
-
-    def __init__(self, batches: Sequence[Batch], is_needed: Callable[[UnitOfWork, date], Awaitable[bool]]) -> None:
+    def __init__(
+        self,
+        batches: Sequence[Batch],
+        is_needed: Callable[[UnitOfWork, date], Awaitable[bool]],
+        kind: WorkKind = WorkKind.OVERDUE,
+    ) -> None:
+        self.kind = kind
         self._batches = batches
         self._is_needed = is_needed
 

@@ -44,6 +44,7 @@ class Command:
             "PYTHONPATH": os.pathsep.join([str(ROOT / "server"), str(ROOT / "clients/python/src")]),
             "DUNWELL_DATA_DIR": str(self.folder),
             "DUNWELL_METRICS_PORT": "0",
+            "DUNWELL_SIDECAR_PORT": "0",
             "NO_COLOR": "1",
             "COLUMNS": "160",
         }

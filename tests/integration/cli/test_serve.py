@@ -22,9 +22,10 @@ from tests.integration.cli.command import Command
 
 
 @contextmanager
-def serving(dunwell: Command, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+def serving(dunwell: Command, *arguments: str, **more: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
     """A service on free ports, its address, and what it said at its start."""
-    process = dunwell.start("serve", "--port", "0", *arguments, DUNWELL_SANDBOX_PORT="0", DUNWELL_LOG_LEVEL="ERROR")
+    more = {"DUNWELL_SANDBOX_PORT": "0", "DUNWELL_LOG_LEVEL": "ERROR", **more}
+    process = dunwell.start("serve", "--port", "0", *arguments, **more)
     assert process.stderr is not None
     said = ""
     try:
@@ -59,7 +60,7 @@ def test_it_serves_with_several_workers_and_stops_within_its_time(dunwell: Comma
             )
             assert list(listed.firms) == []
         children = _children(process.pid)
-        assert len(children) == 4
+        assert len(children) == 5
         assert not any(word in command for command in children for word in ("password", "postgresql://", key))
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
@@ -71,7 +72,7 @@ def test_it_serves_with_several_workers_and_stops_within_its_time(dunwell: Comma
 def test_killed_by_force_it_leaves_no_process_behind(dunwell: Command) -> None:
     with serving(dunwell) as (process, _, _):
         children = _children(process.pid)
-        assert len(children) == 3
+        assert len(children) == 4
         process.kill()
         process.wait(10)
         deadline = time.monotonic() + 30

@@ -6,7 +6,7 @@ import itertools
 import random
 from dataclasses import replace
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -200,7 +200,7 @@ async def test_an_event_before_its_payment_is_known_waits(contest: Contest) -> N
     applier = DisputeApplier(Nobody())
     account = contest.payment.account_id
     assert account is not None
-    origin = Origin(account, "sandbox")
+    origin = Origin(account, "sandbox", uuid4(), "dispute.created", START)
     notice = DisputeNotice(replace(word(S.NEEDS_RESPONSE, contest.reference), payment_reference="pay_unheard_of"))
     async with contest.world.db.transaction(contest.world.context) as uow:
         with pytest.raises(NotYet):

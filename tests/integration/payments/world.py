@@ -24,6 +24,7 @@ from dunwell_server.payments.jobs import (
     Gateways,
     MethodKeeper,
 )
+from dunwell_server.payments.jobs.pages import PageKeeper, PagesHandler
 from dunwell_server.payments.model import Payment, PaymentMethod
 from dunwell_server.payments.planning import Planner
 from dunwell_server.payments.service import autopay, charges, methods, queries, reactions
@@ -63,6 +64,7 @@ class Workers:
     attempts: AttemptsHandler
     executor: CollectionRunExecutor
     keeper: MethodKeeper
+    pages: PagesHandler
 
     @classmethod
     def at(cls, url: str, *, timeout: float = 1.0, batch: int = 100) -> Workers:
@@ -81,6 +83,7 @@ class Workers:
             AttemptsHandler(checker, batch=batch),
             CollectionRunExecutor(charger, checker, batch=batch),
             MethodKeeper(gateways),
+            PagesHandler(PageKeeper(gateways)),
         )
 
 
@@ -181,7 +184,7 @@ class World:
         context = replace(self.context, holds_clock=True)
         for _ in range(50):
             busy = False
-            for handler in (self.workers.collect, self.workers.attempts):
+            for handler in (self.workers.collect, self.workers.attempts, self.workers.pages):
                 async with self.db.transaction(context, write=False) as uow:
                     due = await handler.next_due(uow)
                 if due is not None and due <= self.now:
@@ -193,7 +196,8 @@ class World:
 
     async def next_due(self) -> datetime | None:
         async with self.db.transaction(self.context, write=False) as uow:
-            dues = [await self.workers.collect.next_due(uow), await self.workers.attempts.next_due(uow)]
+            handlers = (self.workers.collect, self.workers.attempts, self.workers.pages)
+            dues = [await handler.next_due(uow) for handler in handlers]
         dues.append(await self.workers.provider.next_due(self._clock))
         return min((due for due in dues if due is not None), default=None)
 

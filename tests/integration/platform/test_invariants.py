@@ -60,6 +60,11 @@ def _without(table: str, *constraints: str) -> tuple[str, ...]:
 
 PAID = "WHERE id = %(paid)s"
 OWED = "WHERE id = %(owed)s"
+PAGE = (
+    "INSERT INTO checkout_session (firm_id, id, client_id, purpose, channel, state, invoice_id, payment_id, provider, account_id, mode,"
+    " idempotency_key, success_url, finish_time, firm_time) SELECT firm_id, %(run)s, client_id, 'INVOICE', 'LINK', '{state}', %(paid)s, id, 'sandbox',"
+    " %(account)s, 'TEST', 'page', 'https://example.com', {finished}, now() FROM payment WHERE id = %({payment})s"
+)
 
 # check, the object it must name (`=` before a name that is no object of the books), and what breaks it
 CORRUPTIONS: Sequence[tuple[str, str, tuple[str, ...]]] = [
@@ -93,6 +98,37 @@ CORRUPTIONS: Sequence[tuple[str, str, tuple[str, ...]]] = [
     ("invoice_facts_recorded_once", "owed", ("DELETE FROM event WHERE object_id = %(owed)s",)),
     ("invoice_facts_recorded_once", "void", ("DELETE FROM ledger_posting WHERE source_id = %(void)s AND kind = 'voided'",)),
     ("invoice_facts_recorded_once", "paid", ("DELETE FROM audit_event WHERE object_id = %(paid)s",)),
+    ("payment_refunds", "payment", ("UPDATE refund SET amount_minor = 299 WHERE id = %(refund)s",)),
+    ("payment_refunds", "payment", ("UPDATE refund SET state = 'FAILED' WHERE id = %(unknown_refund)s",)),
+    ("refund_recorded_once", "refund", ("DELETE FROM ledger_posting WHERE source_id = %(refund)s",)),
+    ("refund_recorded_once", "refund", ("DELETE FROM event WHERE object_id = %(refund)s",)),
+    ("refund_recorded_once", "refund", ("DELETE FROM audit_event WHERE object_id = %(refund)s",)),
+    ("refund_recorded_once", "refund", ("UPDATE refund SET state = 'FAILED', failed_after_success = true WHERE id = %(refund)s",)),
+    ("refund_recorded_once", "refund", ("UPDATE refund SET state = 'FAILED' WHERE id = %(refund)s",)),
+    ("refund_recorded_once", "unknown_refund", ("UPDATE ledger_posting SET source_id = %(unknown_refund)s WHERE source_id = %(refund)s",)),
+    ("refund_amounts", "refund", ("UPDATE refund SET from_credit_minor = 1 WHERE id = %(refund)s",)),
+    ("refund_amounts", "refund", ("UPDATE ledger_entry SET amount_minor = -299 WHERE account = 'clearing' AND amount_minor = -300",)),
+    ("refund_amounts", "unknown_refund", ("UPDATE refund SET uncovered_minor = 1 WHERE id = %(unknown_refund)s",)),
+    ("refund_allocations", "refund", ("UPDATE refund SET reopen_invoice = true WHERE id = %(refund)s",)),
+    ("refund_allocations", "refund", ("UPDATE refund_allocation SET credit_note_id = NULL",)),
+    ("refund_allocations", "payment", ("UPDATE payment_allocation SET amount_minor = 299",)),
+    ("invoice_refunds", "paid", ("UPDATE refund_allocation SET amount_minor = 299",)),
+    ("invoice_refunds", "paid", ("UPDATE credit_note SET amount_minor = 299",)),
+    ("invoice_refunds", "owed", (f"UPDATE invoice SET amount_credited = 10 {OWED}",)),
+    ("credit_notes", "note", ("UPDATE credit_note SET tax_minor = 1",)),
+    ("credit_notes", "note", ("DELETE FROM ledger_posting WHERE source_id = %(note)s",)),
+    ("credit_notes", "note", ("DELETE FROM event WHERE object_id = %(note)s",)),
+    ("credit_notes", "=refund_payable", ("DELETE FROM ledger_entry WHERE account = 'refund_payable' AND amount_minor > 0",)),
+    ("invoice_numbers", "CN-INV-2026", ("UPDATE credit_note SET series_no = 2",)),
+    ("credit", "client", ("UPDATE refund SET from_credit_minor = 1 WHERE id = %(refund)s",)),
+    ("provider_ids_unique", "", ("DROP INDEX refund_provider_key", "UPDATE refund SET provider_reference = 're_1'")),
+    ("returned_within_captured", "payment", (*_without("payment", "payment_returned_check"), "UPDATE payment SET refund_pending_minor = 901 WHERE id = %(payment)s")),
+    ("no_expired_claims", "unknown_refund", ("UPDATE refund SET send_state = 'SENT', lease_until = now() - interval '61 s' WHERE id = %(unknown_refund)s",)),
+    ("no_stale_sends", "unknown_refund", ("UPDATE refund SET send_state = 'SENT', lease_until = now() - interval '121 s' WHERE id = %(unknown_refund)s",)),
+    ("no_unflagged_unknowns", "unknown_refund", ("UPDATE refund SET unknown_time = now() - interval '25 h' WHERE id = %(unknown_refund)s",)),
+    ("known_states", "refund", (*_without("refund", "refund_state_check"), "UPDATE refund SET state = 'GONE'")),
+    ("append_only_grants", "credit_note", ("GRANT UPDATE ON credit_note TO dunwell_app",)),
+    ("triggers_enabled", "=refund", ("DROP TRIGGER fixed ON refund",)),
     ("one_open_attempt", "payment", ("DROP INDEX attempt_open_key", "DROP INDEX attempt_success_key", *_without("attempt", "attempt_key_check"),
         "INSERT INTO attempt (firm_id, id, payment_id, attempt_no, idempotency_key, state, provider, account_id, method_id, currency_code, amount_minor)"
         " SELECT firm_id, gen_random_uuid(), payment_id, 2, 'second', state, provider, account_id, method_id, currency_code, amount_minor FROM attempt WHERE id = %(attempt)s")),
@@ -101,6 +137,8 @@ CORRUPTIONS: Sequence[tuple[str, str, tuple[str, ...]]] = [
     ("one_asking_hold", "owed", ("DROP INDEX collection_hold_live_key",
         "INSERT INTO collection_hold (firm_id, invoice_id, payment_id, channel) VALUES (%(firm)s, %(owed)s, %(payment)s, 'LINK')")),
     ("one_asking_hold", "paid", ("UPDATE collection_hold SET release_time = NULL",)),
+    ("pages_follow_payments", "run", (PAGE.format(state="OPEN", finished="NULL", payment="payment"),)),
+    ("pages_follow_payments", "run", (PAGE.format(state="EXPIRED", finished="now()", payment="pending_payment"),)),
     ("provider_ids_unique", "", ("DROP INDEX attempt_provider_key", "UPDATE attempt SET provider_reference = 'ch_1'")),
     ("returned_within_captured", "payment", (*_without("payment", "payment_returned_check"), "UPDATE payment SET refunded_minor = 1201 WHERE id = %(payment)s")),
     ("coverage_overlaps", "engagement", (*_without("coverage", "coverage_overlap_excl"),
@@ -210,13 +248,13 @@ async def test_a_card_number_is_found_and_not_repeated(
     assert not any(digits in str(check.rows) for digits in ("4242", "5555", "3782", "40000000"))
 
 
-async def _agree(urls: support.DatabaseUrls, *movements: Movement) -> Check:
+async def _agree(urls: support.DatabaseUrls, *movements: Movement, refunds: bool = False) -> Check:
     async with await psycopg.AsyncConnection.connect(urls.auditor, row_factory=dict_row) as connection:
 
         async def fetch(query: Any, params: dict[str, Any]) -> list[dict[str, Any]]:
             return await (await connection.execute(query, params)).fetchall()
 
-        return await check_provider(fetch, movements)
+        return await check_provider(fetch, movements, refunds=refunds)
 
 
 async def test_provider_and_book_are_compared_from_both_sides(
@@ -234,6 +272,18 @@ async def test_provider_and_book_are_compared_from_both_sides(
     ]:
         check = await _agree(database_urls, *movements)
         assert check.number == 15
+        assert any(text in row.message for row in check.rows), (movements, check.rows)
+
+
+async def test_provider_and_book_are_compared_on_refunds(books: Books, database_urls: support.DatabaseUrls) -> None:
+    right = Movement("re_1", 300, "USD", "k1")
+    assert (await _agree(database_urls, right, refunds=True)).ok
+    for movements, text in [
+        ((), "no movement 're_1'"),
+        ((Movement("re_1", 301, "USD", "k1"),), "the provider 301 USD"),
+        ((right, Movement("re_2", 300, "USD", "k1")), "moved twice under the key k1"),
+    ]:
+        check = await _agree(database_urls, *movements, refunds=True)
         assert any(text in row.message for row in check.rows), (movements, check.rows)
 
 

@@ -28,8 +28,8 @@ async def account(gateway: GatewayProcess) -> AsyncIterator[SandboxAccount]:
 
 
 @pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
+def receiver() -> Iterator[Receiver]:
     """An endpoint for webhooks."""
-    ready = await Receiver().start()
+    ready = Receiver()
     yield ready
-    await ready.close()
+    ready.close()

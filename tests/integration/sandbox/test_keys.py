@@ -105,3 +105,23 @@ async def test_a_request_without_a_key_is_executed_each_time(gateway: GatewayPro
     for _ in range(2):
         assert (await account.http.post("/v1/payments", json=body)).status_code == 200
     assert gateway.movements("keyless", account.name) == 2
+
+
+async def test_keys_past_their_life_are_forgotten_and_younger_ones_are_not(
+    gateway: GatewayProcess, account: SandboxAccount
+) -> None:
+    def kept() -> int:
+        return int(gateway.shown("account", account=account.name)["keys"])
+
+    await account.post("/v1/clock", now="2026-03-01T00:00:00Z")
+    await account.charge(key="old")
+    await account.post("/v1/clock", now="2026-03-02T00:30:00Z")
+    young = (await account.charge(key="young")).json()
+    assert gateway.control("prune") == {"more": False}
+    assert kept() == 2, "an hour of grace"
+    await account.post("/v1/clock", now="2026-03-02T02:00:00Z")
+    assert gateway.control("prune") == {"more": False}
+    assert kept() == 1
+    assert (await account.charge(key="young")).json() == young
+    assert (await account.charge(key="old")).status_code == 200
+    assert gateway.movements("old", account.name) == 2

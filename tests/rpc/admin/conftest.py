@@ -30,6 +30,7 @@ from dunwell_server.platform.work import WorkKind
 from dunwell_server.providers.manual import ManualProvider
 from dunwell_server.providers.registry import ProviderRegistry
 from dunwell_server.providers.sandbox import SandboxProvider
+from dunwell_server.providers.stripe import StripeProvider
 from dunwell_server.rpc.auth import ApiKeys, Authenticator, DatabaseKeyStore, mint_key
 from dunwell_server.rpc.calls import Calls
 from dunwell_server.rpc.converters import Pager
@@ -155,6 +156,7 @@ async def served(db: Database, tmp_path: Path) -> AsyncIterator[Served]:
     registry = ProviderRegistry()
     registry.register("sandbox", lambda: SandboxProvider("http://127.0.0.1:9"))
     registry.register("manual", ManualProvider)
+    registry.register("stripe", StripeProvider)
     anchors = AnchorStore(tmp_path / "anchors", KEYS)
     monthly, outside = MonthlyInvoices(), OutsideClock()
     authenticator = Authenticator(ApiKeys(DatabaseKeyStore(db), KEYS.api_key_peppers, cache_seconds=0.2))

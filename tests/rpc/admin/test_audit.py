@@ -156,6 +156,8 @@ async def test_providers_are_listed_with_how_the_firm_stands(served: Served) -> 
         True,
     )
     assert not sandbox.shared_account
+    assert sandbox.provider_account_id.startswith("pva_")
+    assert manual.provider_account_id == ""
     assert provider_pb2.PROVIDER_CAPABILITY_TEST_CLOCK in sandbox.capabilities
     assert sandbox.key_semantics.lifetime.seconds == 24 * 3600
     assert (manual.name, manual.configured, manual.is_default) == ("manual", True, False)

@@ -55,14 +55,16 @@ async def test_creating_leaves_an_account_a_trail_and_no_secret(served: Served) 
     async with served.db.transaction(support.context(firm), write=False) as uow:
         [entry] = await uow.fetch_all("SELECT action, object_id, actor_role, metadata FROM audit_event")
         account = await uow.fetch_one(
-            "SELECT provider, mode, credentials, key_id FROM control.provider_account WHERE firm_id = %s", (firm,)
+            "SELECT id, provider, mode, credentials, key_id FROM control.provider_account WHERE firm_id = %s", (firm,)
         )
         events = await uow.fetch_value("SELECT count(*) FROM event WHERE type = 'firm.created'")
     assert (entry["action"], entry["object_id"], entry["actor_role"], events) == ("firm_created", firm, "ADMIN", 1)
     assert account is not None
     assert (account["provider"], account["mode"]) == ("sandbox", "TEST")
     opened = Vault.of(KEYS).decrypt(account["credentials"], account["key_id"], account_aad(firm, "sandbox"))
-    assert opened == {"secret_key": f"sk_test_{firm.hex}"}
+    # The gateway knows the account by our id of it, so that its webhooks come to /webhooks/sandbox/pva_…
+    name = encode(Prefix.PROVIDER_ACCOUNT, account["id"])
+    assert opened == {"secret_key": f"sk_test_{name}", "webhook_secret": f"whsec_{name}"}
     assert b"sk_test" not in account["credentials"]
     assert "sk_test" not in str(entry)
 

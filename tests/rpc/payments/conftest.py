@@ -16,6 +16,7 @@ import pytest
 from dunwell.v1 import autopay_pb2, client_pb2, invoice_pb2, payment_service_pb2_grpc, run_pb2
 from dunwell_server.billing.model import Client, Invoice
 from dunwell_server.kernel.ids import Prefix, encode, uuid7
+from dunwell_server.payments.jobs import ReconciliationExecutor
 from dunwell_server.payments.rpc import PaymentParts, PaymentServicer, Presenters
 from dunwell_server.platform.context import CallContext, Role, system_context
 from dunwell_server.platform.database import Database, UnitOfWork
@@ -131,7 +132,7 @@ async def served(db: Database, gateway: GatewayProcess, tmp_path: Path) -> Async
 
 async def execute_runs(world: World) -> None:
     """A job worker's share: the firm's open runs."""
-    handler = RunHandler([world.workers.executor])
+    handler = RunHandler([world.workers.executor, ReconciliationExecutor(world.workers.charger)])
     while True:
         await handler.work(world.db, system_context(world.firm_id, "job:run"))
         await asyncio.sleep(0.05)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
 from dunwell.v1 import (
     admin_service_pb2,
     api_key_pb2,
+    approval_pb2,
     audit_pb2,
     money_pb2,
     options_pb2,
@@ -20,9 +21,11 @@ from dunwell.v1 import (
 )
 from dunwell_server.admin.model import ApiKey, AuditEntry, AuditFilter, Clock, NewApiKey, ProviderStanding
 from dunwell_server.admin.service.audit import LedgerReport
+from dunwell_server.admin.service.configuring import DEFAULT_OVERLAP, Configuration
 from dunwell_server.kernel import ids
 from dunwell_server.kernel.errors import DunwellError, Reason, field_invalid
 from dunwell_server.kernel.ids import Prefix
+from dunwell_server.platform.approvals import ApprovalKind, PendingApproval
 from dunwell_server.platform.audit_chain import ChainReport, Link
 from dunwell_server.platform.context import Role
 from dunwell_server.platform.invariants import Check
@@ -35,7 +38,7 @@ OBJECT_PREFIXES: Final = {
     "firm": Prefix.FIRM, "client": Prefix.CLIENT, "engagement": Prefix.ENGAGEMENT, "invoice": Prefix.INVOICE, "payment": Prefix.PAYMENT,
     "attempt": Prefix.ATTEMPT, "payment_method": Prefix.PAYMENT_METHOD, "provider_customer": Prefix.PROVIDER_CUSTOMER, "run": Prefix.RUN,
     "api_key": Prefix.API_KEY, "test_clock": Prefix.CLOCK, "audit_event": Prefix.AUDIT, "posting": Prefix.POSTING,
-    "provider_account": Prefix.PROVIDER_ACCOUNT, "approval": Prefix.APPROVAL, "collection_hold": Prefix.HOLD,
+    "provider_account": Prefix.PROVIDER_ACCOUNT, "provider_event": Prefix.PROVIDER_EVENT, "approval": Prefix.APPROVAL, "refund": Prefix.REFUND, "collection_hold": Prefix.HOLD,
 }  # fmt: skip
 _DISPLAY_NAMES: Final = {
     "stripe": "Stripe",
@@ -125,7 +128,9 @@ def provider_message(standing: ProviderStanding, provider: Provider) -> provider
             f"ACCOUNT_MODE_{standing.account.mode if standing.account else 'UNSPECIFIED'}"
         ),
         shared_account=standing.account is not None and standing.account.firm_id is None,
+        provider_account_id=id_text(Prefix.PROVIDER_ACCOUNT, standing.account.id if standing.account else None),
         is_default=standing.is_default,
+        breaker_open=standing.breaker_open,
         capabilities=[value for flag, value in _CAPABILITIES.items() if getattr(capabilities, flag)],
         currency_codes=sorted(capabilities.currencies or ()),
     )
@@ -137,6 +142,40 @@ def provider_message(standing: ProviderStanding, provider: Provider) -> provider
     message.key_semantics.replays_server_errors = semantics.replays_server_errors
     message.key_semantics.lookup_authoritative = semantics.lookup_authoritative
     return message
+
+
+def configuration(request: admin_service_pb2.ConfigureProviderRequest) -> Configuration:
+    """What ConfigureProvider takes."""
+    seconds = request.previous_secret_seconds
+    return Configuration(
+        request.provider, enum_name(provider_pb2.AccountMode, request.mode, "ACCOUNT_MODE_"), dict(request.credentials),
+        timedelta(seconds=seconds) if seconds else DEFAULT_OVERLAP, request.disable, request.make_default,
+    )  # fmt: skip
+
+
+def approval_message(approval: PendingApproval, firm_id: UUID) -> approval_pb2.Approval:
+    """What waits for a second person, or waited."""
+    prefix = Prefix.ATTEMPT if approval.kind is ApprovalKind.RESOLVE_ATTEMPT else Prefix.REFUND
+    return approval_pb2.Approval(
+        id=id_text(Prefix.APPROVAL, approval.id),
+        firm_id=id_text(Prefix.FIRM, firm_id),
+        kind=approval_pb2.ApprovalKind.Value(f"APPROVAL_KIND_{approval.kind}"),
+        state=approval_pb2.ApprovalState.Value(f"APPROVAL_STATE_{approval.state}"),
+        subject_id=id_text(prefix, approval.subject_id),
+        payment_id=id_text(Prefix.PAYMENT, approval.payment_id),
+        amount=money_pb2.Money(currency_code=approval.currency_code, amount_minor=approval.amount_minor),
+        summary=approval.summary,
+        proposer=approval.proposer,
+        decider=approval.decider or "",
+        note=approval.note or "",
+        create_time=timestamp(approval.create_time),
+        decide_time=timestamp(approval.decide_time),
+    )
+
+
+def approval_kinds(request: admin_service_pb2.ListPendingApprovalsRequest) -> list[ApprovalKind]:
+    """The kinds that a list shows; none: all."""
+    return [ApprovalKind(enum_name(approval_pb2.ApprovalKind, kind, "APPROVAL_KIND_")) for kind in request.kinds]
 
 
 # Audit

@@ -10,21 +10,23 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from dunwell.v1 import admin_service_pb2 as pb
-from dunwell.v1 import admin_service_pb2_grpc, firm_pb2, run_pb2
+from dunwell.v1 import admin_service_pb2_grpc, approval_pb2, firm_pb2, provider_pb2, run_pb2
 from dunwell_server.admin import jobs
+from dunwell_server.admin.model import ProviderStanding
 from dunwell_server.admin.rpc import firm_messages, messages
 from dunwell_server.admin.rpc.clock_stream import tail_advance
-from dunwell_server.admin.service import api_keys, audit, clocks, firms, providers
+from dunwell_server.admin.service import api_keys, audit, clocks, configuring, firms, providers
 from dunwell_server.admin.service.firms import Installation
 from dunwell_server.admin.store import audit as audit_store
 from dunwell_server.admin.store import firms as firm_store
 from dunwell_server.admin.store import keys as key_store
-from dunwell_server.kernel.errors import DunwellError, Reason
+from dunwell_server.kernel.errors import DunwellError, Reason, field_invalid
 from dunwell_server.kernel.ids import Prefix
 from dunwell_server.platform import runs
 from dunwell_server.platform.all_firms import RunFilter
 from dunwell_server.platform.anchors import AnchorStore
-from dunwell_server.platform.context import CallContext
+from dunwell_server.platform.approvals import ApprovalDesk
+from dunwell_server.platform.context import CallContext, Role
 from dunwell_server.platform.database import Database, UnitOfWork
 from dunwell_server.rpc.calls import Calls
 from dunwell_server.rpc.converters import (
@@ -166,6 +168,61 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
         standings = await self._calls.read(lambda uow: providers.list_providers(uow, registry))
         found = [messages.provider_message(standing, registry.get(standing.name)) for standing in standings]
         return pb.ListProvidersResponse(providers=found)
+
+    async def ConfigureProvider(
+        self, request: pb.ConfigureProviderRequest, context: Any
+    ) -> pb.ConfigureProviderResponse:
+        wanted, installation = messages.configuration(request), self._installation
+
+        async def work(uow: UnitOfWork) -> pb.ConfigureProviderResponse:
+            configure = configuring.configure_shared if request.shared else configuring.configure
+            return pb.ConfigureProviderResponse(provider=self._provider(await configure(uow, wanted, installation)))
+
+        bound = current_call().firm_id is not None
+        if request.shared and bound and current_call().actor.role is Role.ADMIN:
+            raise field_invalid("shared", "the installation's account belongs to no firm: leave dunwell-firm out")
+        if not request.shared and not bound:
+            raise DunwellError(Reason.FIRM_REQUIRED, "Name the firm in the dunwell-firm metadata.")
+        write = self._calls.firmless_write if request.shared else self._calls.write
+        return await write(request, pb.ConfigureProviderResponse, work)
+
+    async def ResetBreaker(self, request: pb.ResetBreakerRequest, context: Any) -> pb.ResetBreakerResponse:
+        async def work(uow: UnitOfWork) -> pb.ResetBreakerResponse:
+            registry = self._installation.registry
+            standing = await providers.reset_breaker(uow, request.provider, request.note, registry)
+            return pb.ResetBreakerResponse(provider=self._provider(standing))
+
+        return await self._calls.write(request, pb.ResetBreakerResponse, work)
+
+    def _provider(self, standing: ProviderStanding) -> provider_pb2.Provider:
+        return messages.provider_message(standing, self._installation.registry.get(standing.name))
+
+    # Approvals
+
+    async def ListPendingApprovals(
+        self, request: pb.ListPendingApprovalsRequest, context: Any
+    ) -> pb.ListPendingApprovalsResponse:
+        page, kinds = self._pager.read(request), messages.approval_kinds(request)
+
+        async def work(uow: UnitOfWork) -> pb.ListPendingApprovalsResponse:
+            desk = uow.bus.port(ApprovalDesk)  # type: ignore[type-abstract]
+            rows = await desk.list_pending(uow, kinds=kinds, after=_time_and_id(page), limit=page.limit)
+            shown, token = page.split(rows, lambda approval: (approval.create_time, approval.id))
+            found = [messages.approval_message(approval, uow.firm_id) for approval in shown]
+            return pb.ListPendingApprovalsResponse(approvals=found, next_page_token=token)
+
+        return await self._calls.read(work)
+
+    async def ApproveAction(self, request: pb.ApproveActionRequest, context: Any) -> pb.ApproveActionResponse:
+        approval_id = id_value(Prefix.APPROVAL, request.approval_id, "approval_id")
+        approve = request.decision == approval_pb2.APPROVAL_DECISION_APPROVE
+
+        async def work(uow: UnitOfWork) -> pb.ApproveActionResponse:
+            desk = uow.bus.port(ApprovalDesk)  # type: ignore[type-abstract]
+            decided = await desk.decide(uow, approval_id, approve=approve, note=request.note)
+            return pb.ApproveActionResponse(approval=messages.approval_message(decided, uow.firm_id))
+
+        return await self._calls.write(request, pb.ApproveActionResponse, work)
 
     # Test clocks
 

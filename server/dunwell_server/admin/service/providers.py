@@ -8,6 +8,7 @@ from typing import Final
 from dunwell_server.admin.model import Account, ProviderStanding
 from dunwell_server.admin.store import firms
 from dunwell_server.kernel.errors import DunwellError, Reason
+from dunwell_server.payments.service import breakers
 from dunwell_server.platform.database import UnitOfWork
 from dunwell_server.providers.registry import ProviderRegistry
 
@@ -36,11 +37,20 @@ def require(provider: str, mode: str, accounts: Sequence[Account], registry: Pro
 
 
 async def list_providers(uow: UnitOfWork, registry: ProviderRegistry) -> list[ProviderStanding]:
-    """Every provider of the installation, by name."""
+    """Every provider of the installation, by name. Credentials are not looked at."""
     accounts = await firms.accounts(uow, uow.firm_id)
-    default = uow.firm.settings.default_provider
+    default, stopped = uow.firm.settings.default_provider, await breakers.open_providers(uow)
     return [
-        ProviderStanding(name, account, account is not None or name == OFFLINE, name == default)
+        ProviderStanding(name, account, account is not None or name == OFFLINE, name == default, name in stopped)
         for name in registry.names
         for account in [account_for(name, uow.firm.mode, accounts)]
     ]
+
+
+async def reset_breaker(uow: UnitOfWork, provider: str, note: str, registry: ProviderRegistry) -> ProviderStanding:
+    """ResetBreaker: charge at the provider again. RESOURCE_NOT_FOUND for an unknown one, STATE_CONFLICT where no breaker has tripped."""
+    if provider not in registry.names:
+        raise DunwellError(Reason.RESOURCE_NOT_FOUND, "No such provider.", metadata={"provider": provider[:64]})
+    await breakers.reset(uow, provider, note)
+    [standing] = [each for each in await list_providers(uow, registry) if each.name == provider]
+    return standing

@@ -80,6 +80,7 @@ def client_message(uow: UnitOfWork, client: Client, balances: Sequence[ClientBal
         currency_code=client.currency_code,
         payment_terms_days=client.payment_terms_days,
         metadata=client.metadata,
+        default_provider=client.default_provider or "",
         autopay=_autopay(uow, client),
         balances=[_balance(balance) for balance in balances],
         etag=etag(client.version),

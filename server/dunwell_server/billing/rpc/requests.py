@@ -94,7 +94,7 @@ def _address(message: client_pb2.Client, name: str) -> dict[str, Any] | None:
 
 _CLIENT_FIELDS: Final = (
     "name", "external_id", "email", "phone", "address", "tax_id", "locale", "currency_code", "payment_terms_days",
-    "metadata",
+    "metadata", "default_provider",
 )  # fmt: skip
 _CLIENT_READERS: Final[dict[str, Callable[[Any, str], Any]]] = {
     "name": _required,

@@ -35,13 +35,15 @@ class NewClient:
     currency_code: str | None = None
     payment_terms_days: int | None = None
     metadata: dict[str, str] = field(default_factory=dict)
+    default_provider: str | None = None
 
 
 async def create_client(uow: UnitOfWork, new: NewClient) -> Client:
-    """Add a client. Errors: UNKNOWN_CURRENCY, EXTERNAL_ID_TAKEN."""
+    """Add a client. Errors: UNKNOWN_CURRENCY, EXTERNAL_ID_TAKEN, PROVIDER_NOT_CONFIGURED."""
     values = asdict(new)
     values["id"] = uuid7()
     values["currency_code"] = _currency(uow, new.currency_code)
+    await _check_provider(uow, new.default_provider)
     with external_id_unique("client"):
         client = await store.insert(uow, values)
     await journal.record(uow, client_change(client, "created"))
@@ -66,7 +68,7 @@ async def update_client(
 ) -> Client:
     """Change the named columns (those of `NewClient`); an empty currency means the firm's.
 
-    Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, EXTERNAL_ID_TAKEN, UNKNOWN_CURRENCY, and STATE_CONFLICT for another
+    Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, EXTERNAL_ID_TAKEN, UNKNOWN_CURRENCY, PROVIDER_NOT_CONFIGURED, and STATE_CONFLICT for another
     currency while a going engagement, a draft or an open invoice is in the old one.
     """
     client = await get_client(uow, client_id, lock=True)
@@ -76,6 +78,7 @@ async def update_client(
         changes["currency_code"] = _currency(uow, changes["currency_code"])
         if changes["currency_code"] != client.currency_code:
             await _refuse_currency_in_use(uow, client)
+    await _check_provider(uow, changes.get("default_provider"))
     with external_id_unique("client"):
         updated = await store.update(uow, client_id, changes)
     assert updated is not None
@@ -90,6 +93,14 @@ async def list_clients(uow: UnitOfWork, query: ClientQuery, page: PageRequest) -
 
 def _currency(uow: UnitOfWork, given: str | None) -> str:
     return check_currency(given, "client.currency_code") if given else uow.firm.settings.currency_code
+
+
+async def _check_provider(uow: UnitOfWork, provider: str | None) -> None:
+    if provider and not await store.can_use(uow, provider):
+        raise DunwellError(
+            Reason.PROVIDER_NOT_CONFIGURED, f"Provider {provider[:64]!r} is not configured for this firm.",
+            field="client.default_provider", metadata={"provider": provider[:64]},
+        )  # fmt: skip
 
 
 async def _refuse_currency_in_use(uow: UnitOfWork, client: Client) -> None:

@@ -25,11 +25,11 @@ from dunwell_server.platform.database import UnitOfWork
 COLUMNS: Final = (
     "c.id, c.external_id, c.state, c.name, c.email, c.phone, c.address, c.tax_id, c.locale, c.currency_code, "
     "c.payment_terms_days, c.metadata, c.autopay_enabled, c.autopay_method_id, c.autopay_cadence, c.autopay_enable_time, "
-    "c.version, c.create_time, c.update_time"
+    "c.version, c.create_time, c.update_time, c.default_provider"
 )
 _CHANGEABLE: Final = frozenset(
     words(
-        "external_id name email phone address tax_id locale currency_code payment_terms_days metadata "
+        "external_id name email phone address tax_id locale currency_code payment_terms_days metadata default_provider "
         "autopay_enabled autopay_method_id autopay_cadence autopay_enable_time"
     )
 )
@@ -37,13 +37,17 @@ _JSON: Final = frozenset({"address", "metadata"})
 
 _INSERT = f"""
 INSERT INTO client AS c (firm_id, id, external_id, name, email, phone, address, tax_id, locale, currency_code,
-                         payment_terms_days, metadata, create_time, update_time)
+                         payment_terms_days, metadata, default_provider, create_time, update_time)
 VALUES (%(firm_id)s, %(id)s, %(external_id)s, %(name)s, %(email)s, %(phone)s, %(address)s, %(tax_id)s, %(locale)s,
-        %(currency_code)s, %(payment_terms_days)s, %(metadata)s, %(now)s, %(now)s)
+        %(currency_code)s, %(payment_terms_days)s, %(metadata)s, %(default_provider)s, %(now)s, %(now)s)
 RETURNING {COLUMNS}
 """
 _GET = f"SELECT {COLUMNS} FROM client c WHERE c.firm_id = %(firm_id)s AND c.id = %(id)s"
 _LOCK = f"{_GET} FOR NO KEY UPDATE"
+_CAN_USE = """
+SELECT %(provider)s = 'manual' OR EXISTS (SELECT 1 FROM control.provider_account a WHERE a.provider = %(provider)s AND a.state = 'ACTIVE'
+    AND a.mode = %(mode)s AND (a.firm_id = %(firm_id)s OR a.firm_id IS NULL))
+"""
 _BILLED_IN = """
 SELECT EXISTS (SELECT 1 FROM engagement e WHERE e.firm_id = %(firm_id)s AND e.client_id = %(id)s
                AND e.currency_code = %(currency)s AND (e.state = 'ACTIVE' OR e.next_bill_date IS NOT NULL)),
@@ -94,6 +98,12 @@ async def update(uow: UnitOfWork, client_id: UUID, changes: Mapping[str, Any]) -
     return await fetch_first(
         uow, _client, statement, {**_adapted(changes), "firm_id": uow.firm_id, "id": client_id, "now": uow.now}
     )
+
+
+async def can_use(uow: UnitOfWork, provider: str) -> bool:
+    """Whether the firm has an account at the provider, of its own or the installation's."""
+    values = {"firm_id": uow.firm_id, "provider": provider, "mode": uow.firm.mode}
+    return bool(await uow.fetch_value(_CAN_USE, values))
 
 
 async def billed_in(uow: UnitOfWork, client_id: UUID, currency: str) -> tuple[bool, bool]:

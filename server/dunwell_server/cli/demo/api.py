@@ -11,7 +11,12 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from dunwell.v1 import admin_service_pb2_grpc, billing_service_pb2_grpc, payment_service_pb2_grpc
+from dunwell.v1 import (
+    admin_service_pb2_grpc,
+    billing_service_pb2_grpc,
+    payment_service_pb2_grpc,
+    provider_event_service_pb2_grpc,
+)
 from dunwell_server.cli.problems import CommandError
 
 R = TypeVar("R")
@@ -39,6 +44,7 @@ class Api:
         self.admin: Any = admin_service_pb2_grpc.AdminServiceStub(self._channel)
         self.billing: Any = billing_service_pb2_grpc.BillingServiceStub(self._channel)
         self.payments: Any = payment_service_pb2_grpc.PaymentServiceStub(self._channel)
+        self.provider_events: Any = provider_event_service_pb2_grpc.ProviderEventServiceStub(self._channel)
 
     async def __aenter__(self) -> Api:
         return self

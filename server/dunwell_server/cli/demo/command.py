@@ -85,7 +85,7 @@ class _Demo:
             try:
                 if warm:
                     await self._show(warm)
-                screen.how_to_try(self._output, self._settings, self._state, plan.sandbox)
+                screen.how_to_try(self._output, self._settings, self._state, plan)
             except Exception as error:
                 self._output.say(f"[red]{escape(describe(error)[0])}; `dunwell demo --reset` begins anew[/red]")
 

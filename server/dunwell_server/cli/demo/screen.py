@@ -17,11 +17,14 @@ from dunwell.v1 import (
     payment_failure_pb2,
     payment_pb2,
     payment_service_pb2,
+    provider_event_pb2,
+    provider_event_service_pb2,
 )
 from dunwell_server.cli.demo.api import Api
 from dunwell_server.cli.demo.state import ENVIRONMENT, DemoFirm, DemoState
 from dunwell_server.cli.demo.story import HARBOUR, LANTERN
 from dunwell_server.cli.output import Output, amount_lines, money, table
+from dunwell_server.cli.plan import Plan
 from dunwell_server.config import Settings
 
 _STATES = ("PAID", "SENT", "FAILED", "OVERDUE", "DRAFT", "VOID", "UNCOLLECTIBLE")
@@ -47,10 +50,29 @@ async def standing(output: Output, address: str, firm: DemoFirm) -> None:
         invoices = await _invoices(api)
         names = await _client_names(api)
         open_payments = await _open_payments(api)
+        webhooks = await _webhooks(api)
     output.say(f"\n[bold]{escape(firm.name)}[/bold]  how it stands")
     _by_state(output, invoices)
     _by_due_date(output, invoices)
     _to_look_at(output, invoices, names, open_payments)
+    if webhooks:
+        told = ", ".join(f"{count} {state}" for state, count in sorted(webhooks.items()))
+        output.say(f"\n{sum(webhooks.values())} webhooks of the gateway have come: {told}")
+
+
+async def _webhooks(api: Api) -> dict[str, int]:
+    """How many provider events there are, by state. Those received wait for a job worker."""
+    counts: dict[str, int] = defaultdict(int)
+    token = ""
+    while True:
+        request = provider_event_service_pb2.ListProviderEventsRequest(page_size=1000, page_token=token)
+        page = await api.call(api.provider_events.ListProviderEvents, request)
+        for event in page.provider_events:
+            name = provider_event_pb2.ProviderEventState.Name(event.state).removeprefix("PROVIDER_EVENT_STATE_")
+            counts[name.lower()] += 1
+        token = page.next_page_token
+        if not token:
+            return counts
 
 
 async def _invoices(api: Api) -> list[invoice_pb2.Invoice]:
@@ -179,14 +201,15 @@ def keys(output: Output, state: DemoState, data_dir: Path) -> None:
     )
 
 
-def how_to_try(output: Output, settings: Settings, state: DemoState, sandbox: str | None) -> None:
+def how_to_try(output: Output, settings: Settings, state: DemoState, plan: Plan) -> None:
     """Where everything answers, and the first commands."""
     environment, address = settings.data_dir / ENVIRONMENT, state.address
     header = '-H "authorization: Bearer $DUNWELL_KEY"'
     lines = [
         "\n[bold]Serving[/bold]",
         f"  RPCs      {address}   (logs in {settings.data_dir / 'demo.log'})",
-        f"  Sandbox   {sandbox}",
+        f"  Sandbox   {plan.sandbox}",
+        *([f"  Webhooks  {plan.sidecar}/webhooks/PROVIDER/ACCOUNT"] if plan.sidecar else []),
         "\n[bold]Try it[/bold] in another terminal",
         f"  source {environment}",
         f"  grpcurl -plaintext {address} list",

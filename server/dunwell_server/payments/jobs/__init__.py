@@ -6,6 +6,8 @@ from dunwell_server.payments.jobs.checking import Checker
 from dunwell_server.payments.jobs.collection import CollectionRunExecutor
 from dunwell_server.payments.jobs.gateways import Gateways, Vault
 from dunwell_server.payments.jobs.handlers import AttemptsHandler, CollectHandler
+from dunwell_server.payments.jobs.reconciling import ReconciliationExecutor
+from dunwell_server.payments.jobs.refunding import Refunder, RefundsHandler
 
 __all__ = [
     "AttemptsHandler",
@@ -15,5 +17,8 @@ __all__ = [
     "CollectionRunExecutor",
     "Gateways",
     "MethodKeeper",
+    "ReconciliationExecutor",
+    "Refunder",
+    "RefundsHandler",
     "Vault",
 ]

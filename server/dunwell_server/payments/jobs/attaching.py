@@ -7,17 +7,17 @@ from typing import Any
 from uuid import UUID
 
 from dunwell_server.kernel.errors import DunwellError, Reason
-from dunwell_server.kernel.ids import Prefix, derive_uuid, encode
+from dunwell_server.kernel.ids import derive_uuid
 from dunwell_server.kernel.luhn import contains_card_number
-from dunwell_server.payments.jobs.gateways import Gateway, Gateways
+from dunwell_server.payments.jobs.customers import CustomerKeeper
+from dunwell_server.payments.jobs.gateways import Gateways
+from dunwell_server.payments.reading import method_columns
 from dunwell_server.payments.service.methods import AttachContext, prepare_attach
 from dunwell_server.payments.store import methods
 from dunwell_server.platform.context import CallContext
 from dunwell_server.platform.database import Database, UnitOfWork
 from dunwell_server.platform.features import Feature, require_feature
-from dunwell_server.providers.base import ClientProfile, CustomerRef, MethodDetails
-
-_KINDS = frozenset({"CARD", "UPI", "BANK"})
+from dunwell_server.providers.base import CustomerRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class MethodKeeper:
 
     def __init__(self, gateways: Gateways) -> None:
         self._gateways = gateways
+        self.customers = CustomerKeeper(gateways)
 
     async def attach(
         self,
@@ -62,7 +63,9 @@ class MethodKeeper:
         found = await database.run(context, prepare, write=False)
         gateway = self._gateways.gateway(found.account)
         assert context.firm_id is not None
-        customer = found.customer_reference or await self._customer(gateway, context.firm_id, found)
+        customer = (
+            await self.customers.ensure(database, context, client_id, found.account.provider)
+        ).provider_reference
         async with gateway.turn():
             details = await gateway.provider.attach_method(
                 gateway.account, CustomerRef(customer), token, f"attach:{context.firm_id}:{context.request_id}"
@@ -75,18 +78,9 @@ class MethodKeeper:
             "mode": found.account.mode,
             "backup_priority": backup_priority,
             "metadata": metadata or {},
-            **_columns(details),
+            **method_columns(details),
         }
         return Attached(values, customer)
-
-    async def _customer(self, gateway: Gateway, firm_id: UUID, found: AttachContext) -> str:
-        client = found.client
-        profile = ClientProfile(
-            encode(Prefix.CLIENT, client.id), encode(Prefix.FIRM, firm_id), client.name, client.email
-        )
-        async with gateway.turn():
-            key = f"customer:{firm_id}:{client.id}:{found.account.id}"
-            return (await gateway.provider.ensure_customer(gateway.account, profile, key)).provider_reference
 
     async def detach(self, database: Database, context: CallContext, method_id: UUID) -> None:
         """Make a method that we have detached unusable at its provider too. Errors: PROVIDER_UNAVAILABLE."""
@@ -106,17 +100,3 @@ class MethodKeeper:
         gateway = self._gateways.gateway(found[0])
         async with gateway.turn():
             await gateway.provider.detach_method(gateway.account, found[1])
-
-
-def _columns(details: MethodDetails) -> dict[str, Any]:
-    kind = details.kind.value
-    return {
-        "provider_reference": details.provider_reference,
-        "kind": kind if kind in _KINDS else "OTHER",
-        "brand": details.brand,
-        "last4": details.last4,
-        "exp_month": details.exp_month,
-        "exp_year": details.exp_year,
-        "fingerprint": details.fingerprint,
-        "country": details.country,
-    }

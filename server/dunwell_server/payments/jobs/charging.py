@@ -7,26 +7,30 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 from dunwell_server.kernel.errors import DunwellError, Reason
-from dunwell_server.payments.evidence import Evidence, Unknown
+from dunwell_server.payments.evidence import NotSent, Unknown
 from dunwell_server.payments.jobs.gateways import Gateway, Gateways
-from dunwell_server.payments.jobs.translation import charge_request, evidence_of
+from dunwell_server.payments.jobs.opening import Answer, PageAnswer, open_page
+from dunwell_server.payments.jobs.translation import charge_request, evidence_of, request_digest
 from dunwell_server.payments.model import Claim, Source
+from dunwell_server.payments.service.checkouts import apply_page
 from dunwell_server.payments.service.outcomes import Applied, apply_outcome
-from dunwell_server.payments.service.sending import SendOrder, begin_send
+from dunwell_server.payments.service.sending import SendOrder, begin_send, begin_sends
 from dunwell_server.payments.store import attempts
 from dunwell_server.platform.context import CallContext
 from dunwell_server.platform.database import Database, UnitOfWork
 from dunwell_server.platform.failpoints import failpoint
 from dunwell_server.platform.leases import renewing
 from dunwell_server.platform.logging import get_logger
+from dunwell_server.platform.rate_limits import LimitUnavailable
 
 log = get_logger(__name__)
 T = TypeVar("T")
@@ -39,6 +43,23 @@ _RECORD_PATIENCE = 25.0
 
 _AFTER_A_REFUSAL = 0.05
 """Seconds: what is not to be sent now, or goes on under another revision, is not taken up again in a busy loop."""
+_INTENTS = 20
+"""Slots whose intents are recorded in one transaction: what a crash between it and the calls leaves to be asked about."""
+
+
+def groups_of(claims: Sequence[Claim], size: int) -> list[list[Claim]]:
+    """The claims in groups of at most `size`, no client twice in one: what is at the provider for a card is counted before the next goes."""
+    groups: list[list[Claim]] = []
+    places: Counter[UUID] = Counter()
+    for claim in claims:
+        place = places[claim.client_id]
+        while place < len(groups) and len(groups[place]) >= size:
+            place += 1
+        if place == len(groups):
+            groups.append([])
+        groups[place].append(claim)
+        places[claim.client_id] = place + 1
+    return groups
 
 
 class Charger:
@@ -62,9 +83,45 @@ class Charger:
         if not claims:
             return
         async with self.leases(database, context, [claim.attempt_id for claim in claims]):
-            results = await asyncio.gather(
-                *(self._one(database, context, claim) for claim in claims), return_exceptions=True
+            await self._gather(claims, [self._one(database, context, claim) for claim in claims])
+
+    async def run_slots(self, database: Database, context: CallContext, claims: Sequence[Claim]) -> None:
+        """`run` for slots that `claim_batch` has claimed: their intents are recorded many in a transaction."""
+        if not claims:
+            return
+        async with self.leases(database, context, [claim.attempt_id for claim in claims]):
+            await asyncio.gather(*(self._group(database, context, group) for group in groups_of(claims, _INTENTS)))
+
+    async def _group(self, database: Database, context: CallContext, claims: Sequence[Claim]) -> None:
+        started: list[datetime] = []
+
+        async def intents(uow: UnitOfWork) -> list[SendOrder]:
+            started[:] = [uow.now]
+            return await begin_sends(
+                uow, claims, lambda order: request_digest(order, self.gateways.gateway(order.account))
             )
+
+        try:
+            orders = await self.transact(database, context, intents)
+        except Exception as error:
+            log.warning("charges are begun one by one", charges=len(claims), exc_info=error)
+            return await self._gather(claims, [self._one(database, context, claim) for claim in claims])
+        if not orders:
+            await asyncio.sleep(_AFTER_A_REFUSAL)
+        await self._gather(
+            [order.claim for order in orders], [self._ordered(database, context, order, started[0]) for order in orders]
+        )
+
+    async def _ordered(self, database: Database, context: CallContext, order: SendOrder, now: datetime) -> None:
+        """Send what a transaction has begun, and the backups that follow it."""
+        async with self._flights:
+            following = await self._ask(database, context, order, now)
+            if following is not None:
+                await self.drive(database, context, following)
+
+    async def _gather(self, claims: Sequence[Claim], charges: Sequence[Coroutine[Any, Any, None]]) -> None:
+        """Wait for all. One that goes wrong stops no other: its lease ends and it is found again."""
+        results = await asyncio.gather(*charges, return_exceptions=True)
         for claim, result in zip(claims, results, strict=True):
             if isinstance(result, Exception):
                 log.error("a charge was interrupted", attempt_id=str(claim.attempt_id), exc_info=result)
@@ -87,24 +144,30 @@ class Charger:
         async def intent(uow: UnitOfWork) -> SendOrder | None:
             started[:] = [uow.now]
             return await begin_send(
-                uow, claim, lambda order: charge_request(order, self.gateways.gateway(order.account)).digest
+                uow, claim, lambda order: request_digest(order, self.gateways.gateway(order.account))
             )
 
         order = await self.transact(database, context, intent)
         if order is None:
             await asyncio.sleep(_AFTER_A_REFUSAL)
             return None
-        gateway = self.gateways.gateway(order.account)
-        evidence = await self.call(gateway, order, started[0])
-        applied = await self.record(database, context, claim, evidence, Source.ANSWER)
-        return applied.follow_up
+        return await self._ask(database, context, order, started[0])
 
-    async def call(self, gateway: Gateway, order: SendOrder, now: datetime) -> Evidence:
+    async def _ask(self, database: Database, context: CallContext, order: SendOrder, now: datetime) -> Claim | None:
+        answer = await self.call(self.gateways.gateway(order.account), order, now)
+        return (await self.record(database, context, order.claim, answer, Source.ANSWER)).follow_up
+
+    async def call(self, gateway: Gateway, order: SendOrder, now: datetime) -> Answer:
         """Ask the provider, with no transaction open. Whatever goes wrong here leaves the outcome unknown."""
         failpoint("provider.before_send")
+        if order.session is not None:
+            answer = await open_page(gateway, order)
+            failpoint("provider.after_reply")
+            return answer
         try:
-            async with gateway.turn():
-                outcome = await gateway.provider.charge(charge_request(order, gateway))
+            outcome = await gateway.charge(charge_request(order, gateway))
+        except LimitUnavailable:
+            return NotSent("no place under the rate limit could be had")
         except Exception as error:
             log.warning("a provider adapter failed", provider=gateway.provider.name, exc_info=error)
             return Unknown(f"the adapter failed: {type(error).__name__}")
@@ -112,17 +175,23 @@ class Charger:
         return evidence_of(outcome, now)
 
     async def record(
-        self, database: Database, context: CallContext, claim: Claim, evidence: Evidence, source: Source
+        self, database: Database, context: CallContext, claim: Claim, answer: Answer, source: Source
     ) -> Applied:
         """Apply an answer; money that has moved is recorded whatever the firm's clock does, and a database that is away is waited for."""
         recording = replace(context, upkeep=True, deadline=None)
+
+        async def apply(uow: UnitOfWork) -> Applied:
+            if not isinstance(answer, PageAnswer):
+                return await apply_outcome(uow, claim.attempt_id, answer, source, claim)
+            applied = await apply_page(uow, answer.session_id, answer.details, source, claim)
+            assert applied is not None
+            return applied
+
         loop = asyncio.get_running_loop()
         patience, wait = loop.time() + _RECORD_PATIENCE, 0.05
         while True:
             try:
-                return await self.transact(
-                    database, recording, lambda uow: apply_outcome(uow, claim.attempt_id, evidence, source, claim)
-                )
+                return await self.transact(database, recording, apply)
             except DunwellError as error:
                 if error.reason not in _TRANSIENT or loop.time() > patience:
                     raise

@@ -7,15 +7,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from dunwell_server.billing.service.invoices import get_invoice
 from dunwell_server.kernel.money import Money
 from dunwell_server.payments import ladder
 from dunwell_server.payments.evidence import Evidence, NotSent, Unknown
 from dunwell_server.payments.jobs.charging import Charger
 from dunwell_server.payments.jobs.gateways import Gateway
+from dunwell_server.payments.jobs.opening import Answer, close_page, find_page, open_page, read_page
 from dunwell_server.payments.jobs.translation import charge_request, evidence_of
 from dunwell_server.payments.model import Attempt, AttemptState, Claim, Source
 from dunwell_server.payments.service.sending import SendOrder, order_of
+from dunwell_server.payments.service.settling import lock_targets
 from dunwell_server.payments.store import attempts
 from dunwell_server.platform.context import CallContext
 from dunwell_server.platform.database import Database, UnitOfWork
@@ -33,6 +34,8 @@ class _Subject:
     attempt: Attempt
     order: SendOrder | None
     now: datetime
+    owed: bool = True
+    """Whether anything is still owed of what the payment is for."""
 
 
 class Checker:
@@ -70,11 +73,11 @@ class Checker:
 
     async def _ask(self, database: Database, context: CallContext, claim: Claim) -> None:
         async def read(uow: UnitOfWork) -> _Subject:
-            assert claim.invoice_id is not None
+            invoices = await lock_targets(uow, claim.payment_id, claim.invoice_id, claim.client_id)
             loaded = await attempts.load(uow, claim.attempt_id)
-            invoice = await get_invoice(uow, claim.invoice_id)
-            order = None if loaded.account is None else order_of(uow, loaded, invoice, claim)
-            return _Subject(loaded.attempt, order, uow.now)
+            order = None if loaded.account is None else await order_of(uow, loaded, invoices, claim)
+            owed = not invoices or any(invoice.open_amount > 0 for invoice in invoices)
+            return _Subject(loaded.attempt, order, uow.now, owed)
 
         subject = await self.charger.transact(database, context, read)
         if subject.attempt.state is not claim.state or subject.attempt.fence != claim.fence:
@@ -93,7 +96,7 @@ class Checker:
 
     async def _climb(
         self, database: Database, context: CallContext, claim: Claim, subject: _Subject, gateway: Gateway
-    ) -> tuple[Evidence, Source]:
+    ) -> tuple[Answer, Source]:
         """One step of the ladder: the same key again while the provider remembers it, then its record.
 
         Where the record can already prove that nothing happened it is asked first: a repeat would make it young again.
@@ -115,37 +118,48 @@ class Checker:
         # What was sent a moment ago may still be on its way: its absence proves nothing yet.
         return (evidence if isinstance(found, NotSent) else found), Source.LOOKUP
 
-    async def _replay(self, subject: _Subject, gateway: Gateway) -> Evidence:
+    async def _replay(self, subject: _Subject, gateway: Gateway) -> Answer:
         assert subject.order is not None
         failpoint("resolver.replay")
+        if subject.order.session is not None:
+            return await open_page(gateway, subject.order, repeated=True)
         try:
-            async with gateway.turn():
-                outcome = await gateway.provider.charge(charge_request(subject.order, gateway))
+            outcome = await gateway.charge(charge_request(subject.order, gateway))
         except Exception as error:
             log.warning("a provider adapter failed", provider=gateway.provider.name, exc_info=error)
             return Unknown(f"the adapter failed: {type(error).__name__}")
         return evidence_of(after_unknown(outcome), subject.now)
 
-    async def look_up(self, subject: _Subject, gateway: Gateway) -> Evidence:
+    async def look_up(self, subject: _Subject, gateway: Gateway) -> Answer:
         """What the provider's record says. Absence is NOT_SENT only where it is proof; otherwise nothing is known."""
-        attempt = subject.attempt
+        attempt, order = subject.attempt, subject.order
+        assert order is not None
         failpoint("resolver.lookup")
+        if order.session is not None:
+            found = await find_page(gateway, order.session, attempt.first_send_time or subject.now)
+            return self._absence(subject, gateway) if found is None else found
         try:
             async with gateway.turn():
                 outcome = await gateway.provider.lookup(
                     gateway.account, key=attempt.idempotency_key, money=Money(attempt.currency_code, attempt.amount_minor),
-                    provider_reference=attempt.provider_reference,
+                    provider_reference=attempt.provider_reference, customer_reference=order.customer_reference,
+                    since=attempt.first_send_time,
                 )  # fmt: skip
         except Exception as error:
             log.warning("a provider adapter failed", provider=gateway.provider.name, exc_info=error)
             return Unknown(f"the adapter failed: {type(error).__name__}")
         if outcome is not None:
             return evidence_of(outcome, subject.now)
-        if ladder.absence_is_proof(attempt.send_time or subject.now, subject.now, gateway.memory):
+        return self._absence(subject, gateway)
+
+    @staticmethod
+    def _absence(subject: _Subject, gateway: Gateway) -> Evidence:
+        """What it means that the provider's record does not show the attempt."""
+        if ladder.absence_is_proof(subject.attempt.send_time or subject.now, subject.now, gateway.memory):
             return NotSent("the provider has no such payment")
         return Unknown("the provider's record does not show it yet")
 
-    async def _poll(self, subject: _Subject, gateway: Gateway) -> Evidence:
+    async def _poll(self, subject: _Subject, gateway: Gateway) -> Answer:
         """Ask about what waits; a link whose time is over is ended at the provider first."""
         attempt = subject.attempt
         expired = (
@@ -153,6 +167,10 @@ class Checker:
             and attempt.action_expire_time is not None
             and attempt.action_expire_time <= subject.now
         )
+        session = None if subject.order is None else subject.order.session
+        if session is not None:
+            # A page that asks for what is owed no more is closed, as one whose time is over: the answer is what it has become.
+            return await (close_page if expired or not subject.owed else read_page)(gateway, session)
         if not (expired and attempt.provider_reference):
             return await self.look_up(subject, gateway)
         try:

@@ -32,6 +32,13 @@ class ProviderClocks:
         for provider, gateway in await self._followers(database, context):
             await provider.set_clock(gateway.account, now)
 
+    async def drained(self, database: Database, context: CallContext) -> bool:
+        """Whether all of them have told what happened there: every webhook sent and answered. May wait about a second for it."""
+        for provider, gateway in await self._followers(database, context):
+            if not await provider.drained(gateway.account):
+                return False
+        return True
+
     async def _followers(self, database: Database, context: CallContext) -> list[tuple[FollowsTestClock, Gateway]]:
         found: list[tuple[FollowsTestClock, Gateway]] = []
         async with database.transaction(context, write=False) as uow:

@@ -17,7 +17,7 @@ from dunwell_server.payments.jobs.charging import Charger
 from dunwell_server.payments.jobs.checking import Checker
 from dunwell_server.payments.jobs.handlers import BATCH
 from dunwell_server.payments.model import PaymentState
-from dunwell_server.payments.service.collecting import Batch, claim_batch, preview
+from dunwell_server.payments.service.collecting import BREAKER_OPEN, RECOVERING, Batch, claim_batch, preview
 from dunwell_server.payments.store import due
 from dunwell_server.platform import runs
 from dunwell_server.platform.context import CallContext
@@ -26,6 +26,8 @@ from dunwell_server.platform.runs import Run, RunItem, RunKind, RunState
 
 _REPORT: Final = 500
 _PAUSE: Final = 0.1
+_LEFT_DUE: Final = frozenset({"IN_PROGRESS", BREAKER_OPEN, RECOVERING})
+"""Skips after which an invoice is due as before."""
 _ROUNDS_OF_REVISIONS: Final = 5
 """How often a run takes up slots that go on under a new revision, before it leaves them to the continuous handler."""
 
@@ -51,17 +53,31 @@ class CollectionRunExecutor:
             await runs.begin(uow, run.id, await due.count_due(uow, uow.now, client_id))
 
         await self._charger.transact(database, context, start)
+        async with asyncio.TaskGroup() as flights:
+            while await self._is_open(database, context, run.id):
+                await self._drain(database, context, run.id, client_id, flights)
+                if await self._settled(database, context, run.id):
+                    await self._finish(database, context, run.id, client_id)
+                    return
+
+    async def _drain(
+        self, database: Database, context: CallContext, run_id: UUID, client_id: UUID | None, flights: asyncio.TaskGroup
+    ) -> None:
+        """Charge what is due until nothing is taken any more; a batch is claimed while the one before waits for its answers."""
+        before: asyncio.Task[None] | None = None
         empty = 0
-        while await self._is_open(database, context, run.id):
-            batch = await self._take(database, context, run.id, client_id)
-            await self._charger.run(database, context, batch.claims)
-            await self._report(database, context, run.id)
+        while empty < _ROUNDS_OF_REVISIONS and await self._is_open(database, context, run_id):
+            batch = await self._take(database, context, run_id, client_id)
+            if before is not None:
+                await before
+            before = flights.create_task(self._charger.run_slots(database, context, batch.claims))
+            await self._report(database, context, run_id)
+            if not batch.taken:
+                break
             empty = empty + 1 if not batch.claims else 0
-            if batch.taken and empty < _ROUNDS_OF_REVISIONS:
-                continue
-            if await self._settled(database, context, run.id):
-                await self._finish(database, context, run.id, client_id)
-                return
+        if before is not None:
+            await before
+        await self._report(database, context, run_id)
 
     async def _is_open(self, database: Database, context: CallContext, run_id: UUID) -> bool:
         async with database.transaction(context, write=False) as uow:
@@ -112,10 +128,16 @@ class CollectionRunExecutor:
             if (await runs.get(uow, run_id)).state.is_final:
                 return
             given_up = [_given_up(row) for row in await due.abandoned(uow, run_id, _REPORT)]
-            plans, _ = await preview(uow, uow.now, None, _REPORT, client_id)
             told = {item.subject_id for item in given_up}
-            held = [plan.item for plan in plans if plan.skip == "IN_PROGRESS" and plan.invoice.id not in told]
-            await _advance(uow, run_id, given_up + held)
+            await _advance(uow, run_id, given_up)
+            after: tuple[datetime, UUID] | None = None
+            while True:
+                plans, after = await preview(uow, uow.now, after, _REPORT, client_id)
+                known = await due.reported(uow, run_id, [plan.invoice.id for plan in plans])
+                left = [plan.item for plan in plans if plan.skip in _LEFT_DUE and plan.invoice.id not in told | known]
+                await _advance(uow, run_id, left)
+                if after is None:
+                    break
             await runs.finish(uow, run_id, RunState.SUCCEEDED)
 
         await self._charger.transact(database, context, finish)

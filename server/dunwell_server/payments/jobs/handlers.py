@@ -15,6 +15,8 @@ from dunwell_server.platform.database import Database, UnitOfWork
 from dunwell_server.platform.work import WorkKind
 
 BATCH = 100
+BATCHES = 10
+"""What a worker takes of one firm before it looks at the others' work again."""
 _PATIENCE = 40.0
 """Seconds that the holder of a test clock waits for charges in others' hands: longer than any lease."""
 
@@ -33,10 +35,19 @@ class CollectHandler:
         return await queries.collect_next_due(uow)
 
     async def work(self, database: Database, context: CallContext) -> None:
-        """One batch of what is due now."""
+        """Some batches of what is due now: the next one is claimed while the last answers of the one before are awaited."""
         charger = self._charger
-        batch = await charger.transact(database, context, lambda uow: claim_batch(uow, charger.owner, self._batch))
-        await charger.run(database, context, batch.claims)
+        async with asyncio.TaskGroup() as flights:
+            before: asyncio.Task[None] | None = None
+            for _ in range(BATCHES):
+                batch = await charger.transact(
+                    database, context, lambda uow: claim_batch(uow, charger.owner, self._batch)
+                )
+                if before is not None:
+                    await before
+                if not batch.taken:
+                    return
+                before = flights.create_task(charger.run_slots(database, context, batch.claims))
 
     async def handle(self, database: Database, context: CallContext) -> datetime | None:
         """One batch; returns when collection is next due."""

@@ -8,6 +8,7 @@ from typing import Any, Final
 from dunwell.v1 import payment_failure_pb2, payment_method_pb2, payment_pb2, provider_pb2
 from dunwell_server.kernel.ids import Prefix
 from dunwell_server.kernel.money import Money
+from dunwell_server.payments.health import health_of
 from dunwell_server.payments.model import Allocation, Attempt, MethodState, Payment, PaymentKind, PaymentMethod
 from dunwell_server.payments.service.queries import PaymentView
 from dunwell_server.rpc.converters import date_message, enum_value, etag, id_text, money_message, timestamp
@@ -71,6 +72,7 @@ def method_message(method: PaymentMethod, firm_text: str) -> payment_method_pb2.
         card=card,
         last_success_time=timestamp(method.last_success_time),
         last_failure_time=timestamp(method.last_failure_time),
+        health=enum_value(payment_method_pb2.PaymentMethodHealth, health_of(method).value, "PAYMENT_METHOD_HEALTH_"),  # type: ignore[arg-type]
         etag=etag(method.version),
         create_time=timestamp(method.create_time),
         update_time=timestamp(method.update_time),
@@ -152,6 +154,7 @@ def payment_message(view: PaymentView, firm_text: str) -> payment_pb2.Payment:
         late_attempt_id=id_text(Prefix.ATTEMPT, payment.late_attempt_id),
         run_id=id_text(Prefix.RUN, payment.run_id),
         finish_time=timestamp(payment.finish_time),
+        checkout_session_id=id_text(Prefix.CHECKOUT_SESSION, view.session_id),
         etag=etag(payment.version),
         create_time=timestamp(payment.firm_time),
         update_time=timestamp(payment.update_time),

@@ -48,6 +48,8 @@ class PaymentParts:
     presenters: Presenters
     all_firms: AllFirms
     pager: Pager
+    return_url: str | None = None
+    """Where a client comes back to where a call does not say."""
 
 
 class PaymentHandlers(PaymentServiceServicer):

@@ -13,6 +13,7 @@ from dunwell_server.billing.model import AutopayCadence
 from dunwell_server.kernel.errors import DunwellError, Reason, field_invalid
 from dunwell_server.kernel.ids import Prefix, uuid7
 from dunwell_server.kernel.paging import SortValue
+from dunwell_server.payments.jobs.guarding import tripping
 from dunwell_server.payments.model import Allocation, Claim, PaymentMethod
 from dunwell_server.payments.rpc import messages
 from dunwell_server.payments.rpc.pages import PageHandlers
@@ -205,7 +206,8 @@ class PaymentServicer(RefundHandlers, PageHandlers, ReconciliationHandlers, Paym
         async def present(uow: UnitOfWork, payment_id: UUID) -> pb.ChargeInvoiceResponse:
             return pb.ChargeInvoiceResponse(payment=_payment(uow, await queries.get_payment(uow, payment_id)))
 
-        return await self._calls.provider(request, intent, settle, present)
+        async with tripping(self._calls.database, current_call()):
+            return await self._calls.provider(request, intent, settle, present)
 
     async def GetPayment(self, request: pb.GetPaymentRequest, context: Any) -> pb.GetPaymentResponse:
         payment_id = id_value(Prefix.PAYMENT, request.payment_id, "payment_id")

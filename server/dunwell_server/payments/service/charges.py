@@ -22,11 +22,13 @@ from dunwell_server.payments.model import (
     PaymentMethod,
     request_payment_id,
 )
+from dunwell_server.payments.service import breakers
 from dunwell_server.payments.service.autopay import missing_method, unusable_method
 from dunwell_server.payments.service.methods import method_of, resolve_account
 from dunwell_server.payments.service.reactions import in_progress
 from dunwell_server.payments.store import attempts, methods, scheduling
 from dunwell_server.payments.store.attempts import NewPayment
+from dunwell_server.payments.store.breakers import Asked
 from dunwell_server.platform.database import UnitOfWork
 from dunwell_server.platform.features import Feature, require_feature
 from dunwell_server.platform.journal import Category, Change, record
@@ -44,7 +46,7 @@ async def request_charge(
     """Store the intent: the payment, its hold on the invoice, and a CREATED attempt claimed by `owner`.
 
     Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, STATE_CONFLICT when nothing is owed, COLLECTION_IN_PROGRESS, PAYMENT_METHOD_MISSING,
-    PAYMENT_METHOD_UNUSABLE, PROVIDER_NOT_CONFIGURED, PROVIDER_MODE_MISMATCH, FEATURE_DISABLED.
+    PAYMENT_METHOD_UNUSABLE, PROVIDER_NOT_CONFIGURED, PROVIDER_MODE_MISMATCH, FEATURE_DISABLED, BREAKER_OPEN, RECOVERING.
     """
     require_feature(uow, Feature.CARD_PAYMENTS)
     [invoice] = await lock_invoices(uow, [invoice_id])
@@ -54,7 +56,10 @@ async def request_charge(
     account = await resolve_account(uow, method.provider)
     if account.id != method.account_id or account.mode != method.mode:
         raise unusable_method(method)
-    await _check_ceiling(uow, method)
+    await refuse_ceiling(uow, method)
+    await breakers.require_closed(
+        uow, account.id, Asked(client.id, account.id, invoice.open_amount, invoice.currency_code)
+    )
     assert uow.context.request_id is not None
     new = NewPayment(
         request_payment_id(uow.firm_id, uow.context.request_id), invoice.client_id, invoice.id, invoice.currency_code,
@@ -131,7 +136,8 @@ async def _method(
     raise unusable_method(choice.blocked) if choice.blocked is not None else missing_method(client.id)
 
 
-async def _check_ceiling(uow: UnitOfWork, method: PaymentMethod) -> None:
+async def refuse_ceiling(uow: UnitOfWork, method: PaymentMethod) -> None:
+    """Errors: PAYMENT_METHOD_UNUSABLE while the card networks' ceilings forbid another try of the card."""
     if method.last_failure_time is None:
         return
     until = retries.ceiling_until(await methods.declines_since(uow, method, uow.now - retries.TRIES_WINDOW), uow.now)

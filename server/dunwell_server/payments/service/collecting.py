@@ -24,7 +24,7 @@ from dunwell_server.payments.model import (
     slot_payment_id,
 )  # fmt: skip
 from dunwell_server.payments.service import breakers, slots
-from dunwell_server.payments.store import attempts, due, methods
+from dunwell_server.payments.store import attempts, due, methods, reconciliation
 from dunwell_server.payments.store.attempts import FailedSlot, NewPayment
 from dunwell_server.payments.store.breakers import Asked
 from dunwell_server.payments.store.due import DueInvoice
@@ -167,7 +167,14 @@ async def _charge(
     written = await attempts.create(
         uow, new, kind=PaymentKind.AUTOPAY.value, channel=Channel.AUTOPAY.value, owner=owner, run_id=run_id
     )
+    refused = [payment.id for payment in new if payment.id not in written]
+    known = await reconciliation.adopted_among(uow, refused) if refused else set()
     for payment in new:
+        if payment.id in known:
+            # Its money came before the book had lost the invoice, and is the client's credit: it is never asked for again.
+            columns[payment.invoice_id] = slots.ended()
+            await record(uow, slots.paid_before(payment.invoice_id, payment.client_id, payment.id))
+            continue
         if payment.id not in written:
             batch.taken -= 1  # Held by another channel since: it stays due.
             continue

@@ -11,7 +11,7 @@ from dunwell_server.billing.service.clients import get_client
 from dunwell_server.billing.service.collection import lock_invoices, set_autopay, set_collection
 from dunwell_server.kernel.errors import DunwellError, Reason, field_invalid
 from dunwell_server.kernel.ids import Prefix, encode
-from dunwell_server.payments.model import MethodState, PaymentMethod
+from dunwell_server.payments.model import MethodState, PaymentMethod, saved_method_id
 from dunwell_server.payments.service.reactions import in_progress
 from dunwell_server.payments.store import methods, scheduling
 from dunwell_server.payments.store.methods import ProviderAccount
@@ -51,10 +51,15 @@ async def resolve_account(uow: UnitOfWork, provider: str) -> ProviderAccount:
     )
 
 
+def provider_of(uow: UnitOfWork, client: Client, named: str | None) -> str:
+    """The provider for something new of a client: the one that the call names, else the client's, else the firm's."""
+    return named or client.default_provider or uow.firm.settings.default_provider
+
+
 async def prepare_attach(uow: UnitOfWork, client_id: UUID, provider: str | None) -> AttachContext:
     """Read what attaching needs. Errors: RESOURCE_NOT_FOUND, and those of `resolve_account`."""
     client = await get_client(uow, client_id)
-    account = await resolve_account(uow, provider or uow.firm.settings.default_provider)
+    account = await resolve_account(uow, provider_of(uow, client, provider))
     return AttachContext(client, account, await methods.customer_reference(uow, client_id, account.id))
 
 
@@ -69,7 +74,7 @@ async def attach(
     await scheduling.lock_client(uow, client_id)
     client = await get_client(uow, client_id)
     await methods.add_customer(uow, client_id, values["account_id"], values["provider"], customer_reference)
-    if not await methods.insert(uow, values):
+    if not await methods.insert(uow, values) and not await _told_before(uow, values):
         raise DunwellError(
             Reason.ALREADY_EXISTS,
             "The payment method is attached already.",
@@ -81,6 +86,18 @@ async def attach(
     method = await method_of(uow, client_id, values["id"])
     await record(uow, _told(method, "payment_method_attached", "payment_method.attached"))
     return method
+
+
+async def _told_before(uow: UnitOfWork, values: dict[str, Any]) -> bool:
+    """Whether the provider's event about this very attachment came first: then what it made is taken over, with the caller's choices."""
+    told = await methods.get(
+        uow, saved_method_id(uow.firm_id, values["account_id"], values["provider_reference"]), lock=True
+    )
+    if told is None or told.client_id != values["client_id"] or told.state is MethodState.DETACHED:
+        return False
+    values["id"] = told.id
+    await methods.update(uow, told.id, values["backup_priority"], values["metadata"])
+    return True
 
 
 async def method_of(uow: UnitOfWork, client_id: UUID, method_id: UUID) -> PaymentMethod:

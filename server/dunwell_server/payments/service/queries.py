@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -9,8 +10,8 @@ from uuid import UUID
 
 from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.kernel.ids import Prefix, encode
-from dunwell_server.payments.model import Allocation, Attempt, Payment
-from dunwell_server.payments.store import breakers, due, payments
+from dunwell_server.payments.model import Allocation, Attempt, Payment, PaymentKind
+from dunwell_server.payments.store import breakers, checkouts, due, payments
 from dunwell_server.payments.store.payments import PaymentFilter
 from dunwell_server.platform.database import UnitOfWork
 from dunwell_server.platform.features import Feature, is_enabled
@@ -23,6 +24,8 @@ class PaymentView:
     payment: Payment
     allocations: list[Allocation]
     attempts: list[Attempt]
+    session_id: UUID | None = None
+    """The page on which it is asked for."""
 
 
 async def get_payment(uow: UnitOfWork, payment_id: UUID) -> PaymentView:
@@ -33,7 +36,8 @@ async def get_payment(uow: UnitOfWork, payment_id: UUID) -> PaymentView:
             Reason.RESOURCE_NOT_FOUND, "No such payment.", resource=("Payment", encode(Prefix.PAYMENT, payment_id))
         )
     settled = (await payments.allocations_of(uow, [payment_id]))[payment_id]
-    return PaymentView(payment, settled, await payments.attempts_of(uow, payment_id))
+    page = (await _sessions(uow, [payment])).get(payment_id)
+    return PaymentView(payment, settled, await payments.attempts_of(uow, payment_id), page)
 
 
 async def list_payments(
@@ -44,7 +48,12 @@ async def list_payments(
         uow, wanted, oldest_first=oldest_first, after=(after[0], after[1]) if after else None, limit=limit
     )
     settled = await payments.allocations_of(uow, [payment.id for payment in found]) if found else {}
-    return [PaymentView(payment, settled[payment.id], []) for payment in found]
+    pages = await _sessions(uow, found)
+    return [PaymentView(payment, settled[payment.id], [], pages.get(payment.id)) for payment in found]
+
+
+async def _sessions(uow: UnitOfWork, found: Sequence[Payment]) -> dict[UUID, UUID]:
+    return await checkouts.of_payments(uow, [each.id for each in found if each.kind is PaymentKind.CHECKOUT])
 
 
 async def payment_version(uow: UnitOfWork, payment_id: UUID) -> int | None:
@@ -62,4 +71,4 @@ async def collect_next_due(uow: UnitOfWork) -> datetime | None:
 
 async def attempts_next_due(uow: UnitOfWork) -> datetime | None:
     """When an attempt of the firm next needs somebody, in firm time; None: none does."""
-    return await due.next_attempts(uow)
+    return None if uow.recovering else await due.next_attempts(uow)

@@ -97,4 +97,4 @@ async def _close_unsent(uow: UnitOfWork, invoices: Sequence[Invoice], reason: st
     for attempt_id, invoice_id in await scheduling.unsent_attempts(uow, list(by_id)):
         loaded = await attempts.load(uow, attempt_id)
         if loaded.attempt.state in (AttemptState.CREATED, AttemptState.NOT_SENT):
-            await cancel_unsent(uow, loaded, by_id[invoice_id], reason, again_at=None)
+            await cancel_unsent(uow, loaded, [by_id[invoice_id]], reason, again_at=None)

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from psycopg.types.json import Jsonb
-
 from dunwell_server.kernel.errors import DunwellError, Reason
-from dunwell_server.kernel.ids import Prefix, encode, uuid7
+from dunwell_server.kernel.ids import Prefix, encode
 from dunwell_server.payments.evidence import Declined, Evidence, NotSent, Succeeded
 from dunwell_server.payments.model import AttemptState, DeclineClass, Failure, FailureCode, Source
 from dunwell_server.payments.service.outcomes import apply_outcome
+from dunwell_server.payments.store import approvals
+from dunwell_server.platform.approvals import ApprovalKind
 from dunwell_server.platform.database import Row, UnitOfWork
 from dunwell_server.platform.journal import Category, Change, Severity, record
-
-APPROVAL_KIND = "RESOLVE_ATTEMPT"
 
 _WHAT = """
 SELECT a.id, a.payment_id, a.state, a.amount_minor, a.currency_code, a.attempt_no, p.client_id, p.invoice_id
 FROM attempt a JOIN payment p ON p.firm_id = a.firm_id AND p.id = a.payment_id WHERE a.firm_id = %(firm_id)s AND a.id = %(id)s
-"""
-_PENDING = """
-SELECT id, proposal, actor FROM approval
-WHERE firm_id = %(firm_id)s AND kind = 'RESOLVE_ATTEMPT' AND subject_id = %(id)s AND approve_time IS NULL FOR UPDATE
-"""
-_PROPOSE = """
-INSERT INTO approval (firm_id, id, kind, subject_id, proposal, actor)
-VALUES (%(firm_id)s, %(approval)s, 'RESOLVE_ATTEMPT', %(id)s, %(proposal)s, %(actor)s)
-"""
-_REPLACE = "UPDATE approval SET proposal = %(proposal)s WHERE firm_id = %(firm_id)s AND id = %(approval)s"
-_APPROVE = """
-UPDATE approval SET approve_actor = %(actor)s, approve_time = clock_timestamp() WHERE firm_id = %(firm_id)s AND id = %(approval)s
 """
 
 
@@ -67,46 +54,81 @@ async def resolve(uow: UnitOfWork, attempt_id: UUID, resolution: Resolution) -> 
     person = uow.context.actor.person
     if person is None:
         raise DunwellError(Reason.PERMISSION_DENIED, "Name the person in the dunwell-actor metadata.")
-    subject = await uow.fetch_one(_WHAT, {"firm_id": uow.firm_id, "id": attempt_id})
-    resource = ("PaymentAttempt", encode(Prefix.ATTEMPT, attempt_id))
-    if subject is None:
-        raise DunwellError(Reason.RESOURCE_NOT_FOUND, "No such attempt.", resource=resource)
+    subject = await _subject(uow, attempt_id)
     if subject["state"] != AttemptState.UNKNOWN:
         raise DunwellError(
             Reason.ATTEMPT_NOT_RESOLVABLE, f"Only an UNKNOWN attempt is resolved by hand; this one is {subject['state']}.",
-            metadata={"state": subject["state"]}, resource=resource,
+            metadata={"state": subject["state"]}, resource=_resource(attempt_id),
         )  # fmt: skip
     limit = uow.firm.settings.approval_limits.get(subject["currency_code"])
     if limit is not None and subject["amount_minor"] > limit and not await _approved(uow, subject, resolution, person):
         return Resolved(subject["payment_id"], True)
-    applied = await apply_outcome(uow, attempt_id, _evidence(subject, resolution), Source.PERSON)
-    if not applied.changed:
-        raise DunwellError(
-            Reason.ATTEMPT_NOT_RESOLVABLE,
-            f"The attempt is {applied.state} by now.",
-            metadata={"state": applied.state.value},
-            resource=resource,
-        )
-    await _tell(uow, subject, resolution, "attempt_resolved", "attempt.resolved")
+    await _apply(uow, subject, resolution, Reason.ATTEMPT_NOT_RESOLVABLE)
     return Resolved(subject["payment_id"], False)
+
+
+async def carry_out(uow: UnitOfWork, attempt_id: UUID, proposal: Mapping[str, Any], note: str) -> None:
+    """Apply what one person proposed and another has approved. STATE_CONFLICT where other evidence was first."""
+    await _apply(uow, await _subject(uow, attempt_id), _proposed(proposal, note), Reason.STATE_CONFLICT)
+
+
+async def tell_rejected(uow: UnitOfWork, attempt_id: UUID, proposal: Mapping[str, Any], note: str) -> None:
+    """Journal that a second person has dropped the proposal; the attempt stays as it is."""
+    subject = await _subject(uow, attempt_id)
+    await _tell(uow, subject, _proposed(proposal, note), "attempt_resolution_rejected", "attempt.resolution_rejected")
+
+
+async def payment_of(uow: UnitOfWork, attempt_id: UUID) -> UUID | None:
+    """The payment that an attempt is of."""
+    found = await uow.fetch_one(_WHAT, {"firm_id": uow.firm_id, "id": attempt_id})
+    return found["payment_id"] if found else None
+
+
+def _proposed(proposal: Mapping[str, Any], note: str) -> Resolution:
+    return Resolution(proposal["resolution"], proposal["provider_reference"], note)
+
+
+def _resource(attempt_id: UUID) -> tuple[str, str]:
+    return "PaymentAttempt", encode(Prefix.ATTEMPT, attempt_id)
+
+
+async def _subject(uow: UnitOfWork, attempt_id: UUID) -> Row:
+    subject = await uow.fetch_one(_WHAT, {"firm_id": uow.firm_id, "id": attempt_id})
+    if subject is None:
+        raise DunwellError(Reason.RESOURCE_NOT_FOUND, "No such attempt.", resource=_resource(attempt_id))
+    return subject
+
+
+async def _apply(uow: UnitOfWork, subject: Row, resolution: Resolution, too_late: Reason) -> None:
+    applied = None
+    if subject["state"] == AttemptState.UNKNOWN:
+        applied = await apply_outcome(uow, subject["id"], _evidence(subject, resolution), Source.PERSON)
+    if applied is None or not applied.changed:
+        state = subject["state"] if applied is None else applied.state.value
+        raise DunwellError(
+            too_late, f"The attempt is {state} by now.", metadata={"state": state, "allowed": "none"}, resource=_resource(subject["id"])
+        )  # fmt: skip
+    await _tell(uow, subject, resolution, "attempt_resolved", "attempt.resolved")
 
 
 async def _approved(uow: UnitOfWork, subject: Row, resolution: Resolution, person: str) -> bool:
     """Whether another person has proposed the same; otherwise this proposal is kept."""
-    values = {"firm_id": uow.firm_id, "id": subject["id"], "actor": person, "proposal": Jsonb(resolution.proposal)}
-    pending = await uow.fetch_one(_PENDING, values)
+    kind = ApprovalKind.RESOLVE_ATTEMPT.value
+    pending = await approvals.waiting(uow, kind, subject["id"])
     if pending is None:
-        await uow.execute(_PROPOSE, {**values, "approval": uuid7()})
+        await approvals.propose(
+            uow, kind, subject["id"], payment_id=subject["payment_id"], amount_minor=subject["amount_minor"],
+            currency_code=subject["currency_code"], proposal=resolution.proposal, actor=person,
+        )  # fmt: skip
         await _tell(uow, subject, resolution, "attempt_resolution_proposed", "attempt.resolution_proposed")
         return False
-    values["approval"] = pending["id"]
     if pending["actor"] == person:
         if pending["proposal"] == resolution.proposal:
             raise DunwellError(
                 Reason.APPROVAL_REQUIRED, "Above the firm's limit a second person must confirm.",
                 metadata={"approval_id": encode(Prefix.APPROVAL, pending["id"])},
             )  # fmt: skip
-        await uow.execute(_REPLACE, values)
+        await approvals.replace_proposal(uow, pending["id"], resolution.proposal)
         await _tell(uow, subject, resolution, "attempt_resolution_proposed", "attempt.resolution_proposed")
         return False
     if pending["proposal"] != resolution.proposal:
@@ -114,7 +136,7 @@ async def _approved(uow: UnitOfWork, subject: Row, resolution: Resolution, perso
             Reason.STATE_CONFLICT, "Another person has proposed another resolution.",
             metadata={"state": "PROPOSED", "proposed": pending["proposal"]["resolution"]},
         )  # fmt: skip
-    await uow.execute(_APPROVE, values)
+    await approvals.approve(uow, pending["id"], person)
     return True
 
 

@@ -63,13 +63,18 @@ def recorded(now: datetime, slot: int, failure: Failure) -> dict[str, Any]:
 
 
 def told(
-    invoice_id: UUID, client_id: UUID, payment_id: UUID, slot: int | None, failure: Failure, columns: dict[str, Any]
+    invoice_id: UUID | None,
+    client_id: UUID,
+    payment_id: UUID,
+    slot: int | None,
+    failure: Failure,
+    columns: dict[str, Any],
 ) -> list[Change]:
     """Journal entries of a failed payment; for the last slot, also the notice to the firm's administrators."""
     due: datetime | None = columns.get("autopay_next_charge_time")
     exhausted = bool(columns.get("retries_exhausted"))
     metadata: dict[str, Any] = {
-        "invoice_id": encode(Prefix.INVOICE, invoice_id),
+        "invoice_id": encode(Prefix.INVOICE, invoice_id) if invoice_id else None,
         "client_id": encode(Prefix.CLIENT, client_id),
         "failure_code": failure.code.value,
         "provider_code": failure.provider_code,
@@ -81,7 +86,7 @@ def told(
     changes = [
         Change(Category.PAYMENT, "payment_failed", "payment", payment_id, "payment.failed", Severity.WARNING, metadata)
     ]
-    if exhausted:
+    if exhausted and invoice_id is not None:
         notice = {"notice": "collection_exhausted", "payment_id": encode(Prefix.PAYMENT, payment_id), **metadata}
         changes.append(
             Change(
@@ -95,6 +100,16 @@ def told(
             )
         )
     return changes
+
+
+def paid_before(invoice_id: UUID, client_id: UUID, payment_id: UUID) -> Change:
+    """The notice that an invoice's slot was paid before a restore lost the invoice: the money is credit, a person settles the invoice."""
+    metadata = {
+        "notice": "slot_paid_before", "client_id": encode(Prefix.CLIENT, client_id), "payment_id": encode(Prefix.PAYMENT, payment_id),
+    }  # fmt: skip
+    return Change(
+        Category.PAYMENT, "slot_paid_before", "invoice", invoice_id, "admin.notice", Severity.CRITICAL, metadata
+    )
 
 
 async def wake_for(uow: UnitOfWork, columns: dict[str, Any]) -> None:

@@ -27,7 +27,9 @@ WITH wanted AS MATERIALIZED (
         AS w (id, client_id, invoice_id, currency_code, amount_minor, cycle, slot, revision, method_id, account_id, provider, mode, attempt_id, key)
 ), held AS (
     INSERT INTO collection_hold (firm_id, invoice_id, payment_id, channel)
-    SELECT %(firm_id)s, invoice_id, id, %(channel)s FROM wanted ORDER BY invoice_id
+    SELECT %(firm_id)s, invoice_id, id, %(channel)s FROM wanted w
+    WHERE NOT EXISTS (SELECT 1 FROM payment p WHERE p.firm_id = %(firm_id)s AND p.id = w.id) OR %(kind)s <> 'AUTOPAY'
+    ORDER BY invoice_id
     ON CONFLICT DO NOTHING RETURNING payment_id
 ), paid AS (
     INSERT INTO payment (firm_id, id, client_id, invoice_id, kind, state, currency_code, amount_minor, cycle, slot, revision, provider, account_id,
@@ -83,6 +85,7 @@ LEFT JOIN control.provider_account pa ON pa.id = a.account_id
 WHERE a.firm_id = %(firm_id)s AND a.id = %(id)s
 FOR NO KEY UPDATE OF p, a
 """
+_LOAD_ALL = _LOAD.replace("a.id = %(id)s", "a.id = ANY(%(ids)s)")
 _WHERE_IS = """
 SELECT p.id AS payment_id, p.invoice_id, p.client_id, a.account_id, a.state, a.fence
 FROM attempt a JOIN payment p ON p.firm_id = a.firm_id AND p.id = a.payment_id WHERE a.firm_id = %(firm_id)s AND a.id = %(id)s
@@ -97,6 +100,13 @@ UPDATE attempt SET state = 'SENT', send_count = send_count + 1, first_send_time 
     request_digest = %(digest)s, next_check_time = NULL, owner = %(owner)s, fence = fence + %(raise)s,
     lease_until = clock_timestamp() + interval '{LEASE_SECONDS} s', version = version + 1, update_time = clock_timestamp()
 WHERE firm_id = %(firm_id)s AND id = %(id)s
+"""
+_SEND_ALL = f"""
+UPDATE attempt a SET state = 'SENT', send_count = send_count + 1, first_send_time = coalesce(first_send_time, %(now)s), send_time = %(now)s,
+    request_digest = w.digest, next_check_time = NULL, lease_until = clock_timestamp() + interval '{LEASE_SECONDS} s', version = version + 1,
+    update_time = clock_timestamp()
+FROM unnest(%(ids)s::uuid[], %(digests)s::bytea[]) AS w (id, digest)
+WHERE a.firm_id = %(firm_id)s AND a.id = w.id
 """
 _RESENT = f"""
 UPDATE attempt SET send_count = send_count + 1, send_time = %(now)s, lease_until = clock_timestamp() + interval '{LEASE_SECONDS} s',
@@ -282,6 +292,16 @@ async def load(uow: UnitOfWork, attempt_id: UUID) -> Loaded:
     row = await uow.fetch_one(_LOAD, {"firm_id": uow.firm_id, "id": attempt_id, "now": uow.now})
     if row is None:
         raise LookupError(f"attempt {attempt_id} is gone")
+    return _loaded(row)
+
+
+async def load_all(uow: UnitOfWork, attempts: Sequence[UUID]) -> dict[UUID, Loaded]:
+    """The same for several attempts, by id; clients and invoices of all must be locked before."""
+    rows = await uow.fetch_all(_LOAD_ALL, {"firm_id": uow.firm_id, "ids": list(attempts), "now": uow.now})
+    return {row["a_id"]: _loaded(row) for row in rows}
+
+
+def _loaded(row: Row) -> Loaded:
     account = None
     if row["pa_state"] is not None:
         account = ProviderAccount(
@@ -309,6 +329,14 @@ async def mark_sent(uow: UnitOfWork, claim: Claim, digest: bytes) -> None:
     await uow.execute(_SEND, {
         "firm_id": uow.firm_id, "id": claim.attempt_id, "now": uow.now, "digest": digest, "owner": claim.owner, "raise": 0,
     })  # fmt: skip
+
+
+async def mark_all_sent(uow: UnitOfWork, sent: Sequence[tuple[Claim, bytes]]) -> None:
+    """The same for several claims, each with the digest of what goes out; their owners stay."""
+    if sent:
+        await uow.execute(_SEND_ALL, {
+            "firm_id": uow.firm_id, "now": uow.now, "ids": [claim.attempt_id for claim, _ in sent], "digests": [digest for _, digest in sent],
+        })  # fmt: skip
 
 
 async def mark_resent(uow: UnitOfWork, claim: Claim) -> bool:

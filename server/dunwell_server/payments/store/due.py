@@ -162,7 +162,9 @@ async def next_collect(uow: UnitOfWork, *, stopped: Collection[UUID] = ()) -> da
 
 
 async def claim_attempts(uow: UnitOfWork, owner: UUID, limit: int) -> list[Claim]:
-    """Take attempts whose holder is gone or whose next check has come, under a higher fence."""
+    """Take attempts whose holder is gone or whose next check has come, under a higher fence. None while the firm is in recovery."""
+    if uow.recovering:
+        return []
     rows = await uow.fetch_all(
         _CLAIM_ATTEMPTS, {"firm_id": uow.firm_id, "now": uow.now, "owner": owner, "limit": limit}
     )

@@ -10,6 +10,8 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
+from dunwell_server.kernel.calendar import local_date
+from dunwell_server.payments.health import NEAR_DECLINES, NEAR_TRIES
 from dunwell_server.payments.model import MethodState, PaymentMethod
 from dunwell_server.payments.store.rows import METHOD_COLUMNS, build, columns
 from dunwell_server.platform.database import Row, UnitOfWork
@@ -18,8 +20,17 @@ _SELECT = f"""
 SELECT {columns(METHOD_COLUMNS, "m")}, coalesce(c.autopay_method_id = m.id, false) AS is_default, coalesce(k.state = 'ACTIVE', false) AS reachable
 FROM payment_method m JOIN client c ON c.firm_id = m.firm_id AND c.id = m.client_id LEFT JOIN control.provider_account k ON k.id = m.account_id
 WHERE m.firm_id = %(firm_id)s"""
-_GET = _SELECT + " AND m.id = %(id)s"
+# Counted for those that failed lately only.
+_NEAR = f"""
+m.last_failure_time > %(now)s - interval '30 days' AND (
+    SELECT count(*) >= {NEAR_TRIES} OR count(*) FILTER (WHERE a.first_send_time > %(now)s - interval '1 day') >= {NEAR_DECLINES}
+    FROM payment_method o JOIN attempt a ON a.firm_id = o.firm_id AND a.method_id = o.id
+    WHERE o.firm_id = m.firm_id AND o.client_id = m.client_id AND (o.id = m.id OR o.fingerprint = m.fingerprint)
+      AND a.first_send_time > %(now)s - interval '30 days' AND a.state = 'DECLINED') AS near_ceiling"""
+_SHOWN = _SELECT.replace("SELECT ", f"SELECT {_NEAR}, ", 1)
+_GET = _SHOWN + " AND m.id = %(id)s"
 _LOCK = _GET + " FOR NO KEY UPDATE OF m"
+_OF_IDS = _SHOWN + " AND m.id = ANY(%(ids)s) ORDER BY m.id"
 _OF_CLIENTS = (
     _SELECT
     + " AND m.client_id = ANY(%(clients)s) AND m.state <> 'DETACHED' ORDER BY m.client_id, m.backup_priority, m.id"
@@ -27,7 +38,7 @@ _OF_CLIENTS = (
 _PAGE = f"""
 WITH ranked AS (
     SELECT listed.*, CASE WHEN is_default THEN 0 WHEN backup_priority > 0 THEN backup_priority ELSE 1000 END AS rank
-    FROM ({_SELECT} AND m.client_id = %(client_id)s AND (%(detached)s OR m.state <> 'DETACHED')) listed
+    FROM ({_SHOWN} AND m.client_id = %(client_id)s AND (%(detached)s OR m.state <> 'DETACHED')) listed
 )
 SELECT * FROM ranked
 WHERE %(rank)s::int IS NULL OR rank > %(rank)s
@@ -91,15 +102,21 @@ class ProviderAccount:
 
 async def get(uow: UnitOfWork, method_id: UUID, *, lock: bool = False) -> PaymentMethod | None:
     """One method of the firm, in any state."""
-    row = await uow.fetch_one(_LOCK if lock else _GET, {"firm_id": uow.firm_id, "id": method_id})
-    return _method(row) if row else None
+    row = await uow.fetch_one(_LOCK if lock else _GET, {"firm_id": uow.firm_id, "id": method_id, "now": uow.now})
+    return _method(uow, row) if row else None
+
+
+async def of_ids(uow: UnitOfWork, ids: Sequence[UUID]) -> list[PaymentMethod]:
+    """The methods with these ids, in the ids' order."""
+    rows = await uow.fetch_all(_OF_IDS, {"firm_id": uow.firm_id, "ids": list(ids), "now": uow.now}) if ids else ()
+    return [_method(uow, row) for row in rows]
 
 
 async def of_clients(uow: UnitOfWork, clients: Sequence[UUID]) -> dict[UUID, list[PaymentMethod]]:
     """The attached methods of each client, backups in their order."""
     found: dict[UUID, list[PaymentMethod]] = {client: [] for client in clients}
     for row in await uow.fetch_all(_OF_CLIENTS, {"firm_id": uow.firm_id, "clients": list(found)}):
-        found[row["client_id"]].append(_method(row))
+        found[row["client_id"]].append(_method(uow, row))
     return found
 
 
@@ -110,9 +127,9 @@ async def page(
     rank, create_time, last_id = after or (None, None, None)
     rows = await uow.fetch_all(_PAGE, {
         "firm_id": uow.firm_id, "client_id": client_id, "detached": detached, "rank": rank, "create_time": create_time, "last_id": last_id,
-        "limit": limit,
+        "limit": limit, "now": uow.now,
     })  # fmt: skip
-    return [(row["rank"], _method(row)) for row in rows]
+    return [(row["rank"], _method(uow, row)) for row in rows]
 
 
 async def insert(uow: UnitOfWork, values: dict[str, Any]) -> bool:
@@ -179,5 +196,8 @@ async def declines_since(uow: UnitOfWork, method: PaymentMethod, since: datetime
     return [row["first_send_time"] for row in rows]
 
 
-def _method(row: Row) -> PaymentMethod:
-    return build(PaymentMethod, row, is_default=row["is_default"], reachable=row["reachable"])
+def _method(uow: UnitOfWork, row: Row) -> PaymentMethod:
+    return build(
+        PaymentMethod, row, is_default=row["is_default"], reachable=row["reachable"], near_ceiling=bool(row.get("near_ceiling")),
+        seen_on=local_date(uow.now, uow.firm.settings.zone),
+    )  # fmt: skip

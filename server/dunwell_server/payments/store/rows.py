@@ -18,9 +18,12 @@ from dunwell_server.platform.database import Row
 
 T = TypeVar("T", Payment, Attempt, PaymentMethod)
 
+_ELSEWHERE: Final = ("is_default", "reachable", "near_ceiling", "seen_on")
+"""What of a payment method stands in no column of its own."""
+
 PAYMENT_COLUMNS: Final = tuple(field.name for field in fields(Payment))
 ATTEMPT_COLUMNS: Final = tuple(field.name for field in fields(Attempt))
-METHOD_COLUMNS: Final = tuple(field.name for field in fields(PaymentMethod) if field.name not in ("is_default", "reachable"))
+METHOD_COLUMNS: Final = tuple(field.name for field in fields(PaymentMethod) if field.name not in _ELSEWHERE)
 
 _CONVERSIONS: Final[dict[type[Any], dict[str, Any]]] = {
     Payment: {"kind": PaymentKind, "state": PaymentState},

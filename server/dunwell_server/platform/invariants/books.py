@@ -79,23 +79,29 @@ INVOICES: Final = (
         SELECT e.firm_id, 'invoice', i.id::text, format('ledger entry in %%s, invoice in %%s', e.currency_code, i.currency_code)
         FROM ledger_entry e JOIN ledger_posting p ON p.firm_id = e.firm_id AND p.id = e.posting_id
         JOIN invoice i ON i.firm_id = p.firm_id AND i.id = p.source_id WHERE e.currency_code <> i.currency_code"""),
-    Invariant("invoice_numbers", 6, "Invoice numbers per firm and series run from 1 to n without a gap.", """
+    Invariant("invoice_numbers", 6, "Numbers of invoices and credit notes per firm and series run from 1 to n without a gap.", """
         SELECT firm_id, 'invoice_series' AS object_type, series AS object_id,
                format('%%s numbers from %%s to %%s, the counter stands at %%s', coalesce(i.numbers, 0), i.lowest, i.highest, s.next_no) AS message
         FROM invoice_series s FULL JOIN (
             SELECT firm_id, series, count(DISTINCT series_no) AS numbers, min(series_no) AS lowest, max(series_no) AS highest
-            FROM invoice WHERE series_no IS NOT NULL GROUP BY firm_id, series
+            FROM (SELECT firm_id, series, series_no FROM invoice WHERE series_no IS NOT NULL
+                  UNION ALL SELECT firm_id, series, series_no FROM credit_note) n GROUP BY firm_id, series
         ) i USING (firm_id, series)
         WHERE s.next_no IS NULL OR coalesce(i.numbers, 0) <> s.next_no - 1 OR coalesce(i.lowest, 1) <> 1 OR coalesce(i.highest, 0) <> s.next_no - 1"""),
-    Invariant("invoice_number_texts", 6, "No two invoices of a firm have the same number.", """
-        SELECT firm_id, 'invoice' AS object_type, min(id::text) AS object_id, format('%%s invoices have the number %%s', count(*), number) AS message
-        FROM invoice WHERE number IS NOT NULL GROUP BY firm_id, number HAVING count(*) > 1"""),
-    Invariant("credit", 5, "Credit is never negative, is what payments left over, and no invoice takes more than its total.", """
+    Invariant("invoice_number_texts", 6, "No two invoices or credit notes of a firm have the same number.", """
+        SELECT firm_id, 'invoice' AS object_type, min(id::text) AS object_id, format('%%s documents have the number %%s', count(*), number) AS message
+        FROM (SELECT firm_id, id, number FROM invoice WHERE number IS NOT NULL UNION ALL SELECT firm_id, id, number FROM credit_note) n
+        GROUP BY firm_id, number HAVING count(*) > 1"""),
+    Invariant("credit", 5, "Credit is never negative, is what payments left over and refunds moved, and no invoice takes more than its total.", """
         SELECT firm_id, 'client' AS object_type, client_id::text AS object_id,
-               format('%%s: credit is %%s, payments left %%s over', currency_code, coalesce(b.credit_minor, 0), coalesce(p.credited, 0)) AS message
+               format('%%s: credit is %%s, payments and refunds left %%s', currency_code, coalesce(b.credit_minor, 0), coalesce(p.credited, 0)) AS message
         FROM client_balance b FULL JOIN (
-            SELECT firm_id, client_id, currency_code, sum(credited_minor) AS credited FROM payment WHERE state = 'SUCCEEDED'
-            GROUP BY firm_id, client_id, currency_code
+            SELECT firm_id, client_id, currency_code, sum(amount) AS credited FROM (
+                SELECT firm_id, client_id, currency_code, credited_minor AS amount FROM payment WHERE state = 'SUCCEEDED'
+                UNION ALL
+                SELECT firm_id, client_id, currency_code, CASE WHEN destination = 'CREDIT' OR failed_after_success THEN amount_minor ELSE 0 END - from_credit_minor
+                FROM refund WHERE succeed_time IS NOT NULL
+            ) m GROUP BY firm_id, client_id, currency_code
         ) p USING (firm_id, client_id, currency_code)
         WHERE coalesce(b.credit_minor, 0) < 0 OR coalesce(b.credit_minor, 0) <> coalesce(p.credited, 0)
         UNION ALL

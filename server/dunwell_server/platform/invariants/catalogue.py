@@ -9,7 +9,16 @@ from dunwell_server.platform.invariants.model import Check, Fetch, Invariant, ru
 _TENANT = "c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND c.relname <> 'alembic_version'"
 _FIRM = "(firm_id = (NULLIF(current_setting(''app.firm_id''::text, true), ''''::text))::uuid)"
 
-APPEND_ONLY: Final = ("audit_event", "audit_seal", "event", "ledger_posting", "ledger_entry", "payment_allocation")
+APPEND_ONLY: Final = (
+    "audit_event",
+    "audit_seal",
+    "event",
+    "ledger_posting",
+    "ledger_entry",
+    "payment_allocation",
+    "credit_note",
+    "refund_allocation",
+)
 """Tables that the application's role may add to, and nothing else."""
 
 CATALOGUE: Final = (
@@ -75,11 +84,12 @@ CATALOGUE: Final = (
         SELECT NULL::uuid AS firm_id, 'table' AS object_type, w.name AS object_id, format('trigger %%s is %%s', w.trigger_name,
                CASE WHEN t.oid IS NULL THEN 'missing' ELSE 'disabled' END) AS message
         FROM (SELECT name, trigger_name
-              FROM unnest(ARRAY['client', 'engagement', 'invoice', 'payment_method', 'payment', 'attempt', 'run']) AS m (name),
+              FROM unnest(ARRAY['client', 'engagement', 'invoice', 'payment_method', 'payment', 'attempt', 'run', 'refund',
+                       'checkout_session', 'setup_intent', 'provider_event']) AS m (name),
                    unnest(ARRAY['state_edge', 'initial_state']) AS e (trigger_name)
               UNION ALL SELECT name, 'append_only' FROM unnest(ARRAY['audit_event', 'audit_seal', 'event', 'ledger_posting', 'ledger_entry',
-                  'payment_allocation']) AS a (name)
-              UNION ALL SELECT name, 'fixed' FROM unnest(ARRAY['payment', 'attempt', 'payment_method', 'engagement', 'collection_hold']) AS f (name)
+                  'payment_allocation', 'credit_note', 'refund_allocation']) AS a (name)
+              UNION ALL SELECT name, 'fixed' FROM unnest(ARRAY['payment', 'attempt', 'refund', 'payment_method', 'engagement', 'collection_hold']) AS f (name)
               UNION ALL VALUES ('ledger_entry', 'balanced'), ('invoice', 'fixed_once_sent'), ('invoice', 'fixed_ends'), ('invoice', 'kept_once_sent'),
                   ('invoice', 'finalized_lines_add_up'), ('invoice_line', 'lines_add_up'), ('invoice_line', 'lines_kept'),
                   ('invoice_series', 'forward_only')) AS w

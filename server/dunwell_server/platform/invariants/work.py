@@ -24,7 +24,7 @@ COLLECTION: Final = (
         FROM payment p CROSS JOIN LATERAL (
             SELECT count(*) FILTER (WHERE a.state IN """ + _OPEN + """) AS open, count(*) FILTER (WHERE a.state = 'SUCCEEDED') AS succeeded
             FROM attempt a WHERE a.firm_id = p.firm_id AND a.payment_id = p.id) s
-        WHERE p.kind IN ('AUTOPAY', 'CHARGE') AND (
+        WHERE p.kind IN ('AUTOPAY', 'CHARGE', 'ONE_TIME', 'CHECKOUT') AND (
             (p.state = 'SUCCEEDED') <> (s.succeeded > 0) OR (p.state IN ('PROCESSING', 'REQUIRES_ACTION') AND s.open = 0)
             OR (p.state IN ('FAILED', 'CANCELLED') AND s.open > 0))"""),
     Invariant("one_asking_hold", 3, "One channel at a time asks for an invoice's money, and none for a payment that has ended.", """
@@ -34,17 +34,26 @@ COLLECTION: Final = (
         SELECT h.firm_id, 'invoice', h.invoice_id::text, format('a hold lives on though its payment is %%s', p.state)
         FROM collection_hold h JOIN payment p ON p.firm_id = h.firm_id AND p.id = h.payment_id
         WHERE h.release_time IS NULL AND p.state IN ('SUCCEEDED', 'FAILED', 'CANCELLED')"""),
-    Invariant("provider_ids_unique", 3, "An object of a provider account belongs to one attempt.", """
+    Invariant("pages_follow_payments", 3, "A page is open while its payment may come, and says expired only where it did not.", """
+        SELECT s.firm_id, 'checkout_session' AS object_type, s.id::text AS object_id, format('the page is %%s, its payment %%s', s.state, p.state) AS message
+        FROM checkout_session s JOIN payment p ON p.firm_id = s.firm_id AND p.id = s.payment_id
+        WHERE (s.state IN ('CREATING', 'OPEN') AND p.state IN ('SUCCEEDED', 'FAILED', 'CANCELLED'))
+           OR (s.state IN ('EXPIRED', 'FAILED') AND p.state IN ('PROCESSING', 'REQUIRES_ACTION', 'SUCCEEDED'))"""),
+    Invariant("provider_ids_unique", 3, "An object of a provider account belongs to one attempt or one refund.", """
         SELECT firm_id, 'attempt' AS object_type, min(id::text) AS object_id,
                format('%%s attempts have the provider reference %%s', count(*), provider_reference) AS message
         FROM attempt WHERE provider_reference IS NOT NULL GROUP BY firm_id, account_id, provider_reference HAVING count(*) > 1
         UNION ALL
         SELECT firm_id, 'attempt', min(id::text), format('%%s attempts have the key %%s', count(*), idempotency_key)
-        FROM attempt GROUP BY firm_id, account_id, idempotency_key HAVING count(*) > 1"""),
-    Invariant("returned_within_captured", 3, "Refunded and charged back together are never more than captured.", """
+        FROM attempt GROUP BY firm_id, account_id, idempotency_key HAVING count(*) > 1
+        UNION ALL
+        SELECT firm_id, 'refund', min(id::text), format('%%s refunds have the provider reference %%s', count(*), provider_reference)
+        FROM refund WHERE provider_reference IS NOT NULL GROUP BY firm_id, account_id, provider_reference HAVING count(*) > 1"""),
+    Invariant("returned_within_captured", 3, "Refunded, asked back and charged back together are never more than captured.", """
         SELECT firm_id, 'payment' AS object_type, id::text AS object_id,
-               format('captured %%s, refunded %%s, charged back %%s', captured_minor, refunded_minor, charged_back_minor) AS message
-        FROM payment WHERE refunded_minor + charged_back_minor > captured_minor OR refunded_minor < 0 OR charged_back_minor < 0"""),
+               format('captured %%s, refunded %%s, asked back %%s, charged back %%s', captured_minor, refunded_minor, refund_pending_minor, charged_back_minor) AS message
+        FROM payment WHERE refunded_minor + refund_pending_minor + charged_back_minor > captured_minor
+           OR refunded_minor < 0 OR refund_pending_minor < 0 OR charged_back_minor < 0"""),
 )  # fmt: skip
 
 COVERAGE: Final = (
@@ -76,7 +85,9 @@ STATES: Final = (
         FROM (SELECT firm_id, id, 'client' AS machine, state FROM client UNION ALL SELECT firm_id, id, 'engagement', state FROM engagement
               UNION ALL SELECT firm_id, id, 'invoice', state FROM invoice UNION ALL SELECT firm_id, id, 'payment_method', state FROM payment_method
               UNION ALL SELECT firm_id, id, 'payment', state FROM payment UNION ALL SELECT firm_id, id, 'attempt', state FROM attempt
-              UNION ALL SELECT firm_id, id, 'run', state FROM run) s
+              UNION ALL SELECT firm_id, id, 'checkout_session', state FROM checkout_session
+              UNION ALL SELECT firm_id, id, 'setup_intent', state FROM setup_intent
+              UNION ALL SELECT firm_id, id, 'run', state FROM run UNION ALL SELECT firm_id, id, 'refund', state FROM refund) s
         WHERE NOT EXISTS (SELECT 1 FROM control.state_edge e WHERE e.machine = s.machine AND e.target = s.state)"""),
     Invariant("test_clocks", 7, "Test clocks and test accounts belong to TEST firms only, live accounts to LIVE firms only.", """
         SELECT c.firm_id, 'test_clock' AS object_type, c.id::text AS object_id, 'the firm is LIVE' AS message
@@ -106,6 +117,9 @@ STUCK: Final = (
         SELECT firm_id, 'attempt' AS object_type, id::text AS object_id, format('%%s, lease ended %%s', state, lease_until) AS message
         FROM attempt WHERE state IN ('CREATED', 'SENT') AND lease_until < clock_timestamp() - interval '60 s'
         UNION ALL
+        SELECT firm_id, 'refund', id::text, format('%%s, lease ended %%s', send_state, lease_until)
+        FROM refund WHERE state = 'PROCESSING' AND send_state IN ('CREATED', 'SENT') AND lease_until < clock_timestamp() - interval '60 s'
+        UNION ALL
         SELECT firm_id, 'run', id::text, format('%%s, lease ended %%s', state, lease_until)
         FROM run WHERE state IN ('QUEUED', 'RUNNING') AND lease_until < clock_timestamp() - interval '60 s'
         UNION ALL
@@ -116,11 +130,19 @@ STUCK: Final = (
         FROM control.test_clock c
         WHERE c.state = 'ADVANCING' AND """ + _OWN_CLOCK + """
           AND NOT EXISTS (SELECT 1 FROM run r WHERE r.firm_id = c.firm_id AND r.id = c.run_id AND r.state IN ('QUEUED', 'RUNNING'))"""),
-    Invariant("no_stale_sends", 13, "No attempt stays SENT for more than two minutes of machine time.", """
+    Invariant("no_stale_sends", 13, "No attempt and no refund stays SENT for more than two minutes of machine time.", """
         SELECT firm_id, 'attempt' AS object_type, id::text AS object_id, format('SENT, last touched %%s', update_time) AS message
-        FROM attempt WHERE state = 'SENT' AND update_time < clock_timestamp() - interval '2 min'"""),
+        FROM attempt WHERE state = 'SENT' AND update_time < clock_timestamp() - interval '2 min'
+        UNION ALL
+        SELECT firm_id, 'refund', id::text, format('SENT, its lease ended %%s', lease_until) FROM refund
+        WHERE state = 'PROCESSING' AND send_state = 'SENT' AND lease_until < clock_timestamp() - interval '2 min'"""),
     Invariant("no_unflagged_unknowns", 13, "No outcome stays unknown for more than 24 hours of firm time without a person being told.", """
         SELECT a.firm_id, 'attempt' AS object_type, a.id::text AS object_id, format('UNKNOWN since %%s', a.unknown_time) AS message
         FROM attempt a LEFT JOIN control.test_clock c ON c.firm_id = a.firm_id
-        WHERE a.state = 'UNKNOWN' AND NOT a.needs_person AND a.unknown_time < coalesce(c.now_time, clock_timestamp()) - interval '24 hours'"""),
+        WHERE a.state = 'UNKNOWN' AND NOT a.needs_person AND a.unknown_time < coalesce(c.now_time, clock_timestamp()) - interval '24 hours'
+        UNION ALL
+        SELECT r.firm_id, 'refund', r.id::text, format('UNKNOWN since %%s', r.unknown_time)
+        FROM refund r LEFT JOIN control.test_clock c ON c.firm_id = r.firm_id
+        WHERE r.state = 'PROCESSING' AND r.send_state = 'UNKNOWN' AND NOT r.needs_person
+          AND r.unknown_time < coalesce(c.now_time, clock_timestamp()) - interval '24 hours'"""),
 )  # fmt: skip

@@ -9,8 +9,8 @@ timeout, reset, 5xx, unparsable, anything not below      UNKNOWN
 409; ``lock_timeout``, ``idempotency_key_in_use``        UNKNOWN: the same key may be executed this moment
 400 ``idempotency_error``                                UNKNOWN: the key was used for something else
 400, 404, 422 with ``Stripe-Should-Retry: true``         UNKNOWN: not Stripe's last word
-400, 404, 422 about the payment method                   DECLINED HARD: there is no such method (any more)
-400, 404, 422 about the customer or the size             DECLINED CUSTOMER: repeating it cannot help
+400, 404, 422: no such payment method                    DECLINED HARD: there is none (any more)
+400, 404, 422 about method, customer or size otherwise   DECLINED CUSTOMER: repeating it cannot help
 400, 404, 422 otherwise                                  DECLINED TECHNICAL: our request is wrong; a few tries
 =======================================================  ======================================================
 
@@ -96,8 +96,11 @@ def charge_refusal(refused: Refused) -> Outcome:
 
 
 def _refusal_class(refused: Refused) -> tuple[FailureCode, DeclineClass]:
-    if refused.param in _METHOD_PARAMS:
+    if refused.param in _METHOD_PARAMS and refused.code in (None, "resource_missing"):
         return FailureCode.MISSING_PAYMENT_METHOD, DeclineClass.HARD
+    if refused.param in _METHOD_PARAMS:
+        # It exists, and cannot be used for this: another currency, not activated, …
+        return FailureCode.PROCESSING_ERROR, DeclineClass.CUSTOMER
     if refused.param == "customer":
         return FailureCode.MISSING_PAYMENT_METHOD, DeclineClass.CUSTOMER
     if refused.code in _POINTLESS:

@@ -183,7 +183,7 @@ class BillingServiceServicer:
     """
 
     def CreateClient(self, request, context):
-        """Creates a client. Returns EXTERNAL_ID_TAKEN, UNKNOWN_CURRENCY.
+        """Creates a client. Returns EXTERNAL_ID_TAKEN, UNKNOWN_CURRENCY, PROVIDER_NOT_CONFIGURED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -197,7 +197,8 @@ class BillingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateClient(self, request, context):
-        """Changes a client. Returns RESOURCE_NOT_FOUND, EXTERNAL_ID_TAKEN, UNKNOWN_CURRENCY, STATE_CONFLICT.
+        """Changes a client. Returns RESOURCE_NOT_FOUND, EXTERNAL_ID_TAKEN, UNKNOWN_CURRENCY, PROVIDER_NOT_CONFIGURED,
+        STATE_CONFLICT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -58,11 +58,13 @@ class BillingServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> BillingServiceAsyncStub: ...
     CreateClient: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.CreateClientRequest, _billing_service_pb2.CreateClientResponse]
-    """Creates a client. Returns EXTERNAL_ID_TAKEN, UNKNOWN_CURRENCY."""
+    """Creates a client. Returns EXTERNAL_ID_TAKEN, UNKNOWN_CURRENCY, PROVIDER_NOT_CONFIGURED."""
     GetClient: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.GetClientRequest, _billing_service_pb2.GetClientResponse]
     """Reads a client, with its balances. Returns RESOURCE_NOT_FOUND."""
     UpdateClient: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.UpdateClientRequest, _billing_service_pb2.UpdateClientResponse]
-    """Changes a client. Returns RESOURCE_NOT_FOUND, EXTERNAL_ID_TAKEN, UNKNOWN_CURRENCY, STATE_CONFLICT."""
+    """Changes a client. Returns RESOURCE_NOT_FOUND, EXTERNAL_ID_TAKEN, UNKNOWN_CURRENCY, PROVIDER_NOT_CONFIGURED,
+    STATE_CONFLICT.
+    """
     ListClients: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.ListClientsRequest, _billing_service_pb2.ListClientsResponse]
     """Lists clients."""
     CreateEngagement: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.CreateEngagementRequest, _billing_service_pb2.CreateEngagementResponse]
@@ -151,11 +153,13 @@ class BillingServiceAsyncStub(BillingServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateClient: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.CreateClientRequest, _billing_service_pb2.CreateClientResponse]  # type: ignore[assignment]
-    """Creates a client. Returns EXTERNAL_ID_TAKEN, UNKNOWN_CURRENCY."""
+    """Creates a client. Returns EXTERNAL_ID_TAKEN, UNKNOWN_CURRENCY, PROVIDER_NOT_CONFIGURED."""
     GetClient: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.GetClientRequest, _billing_service_pb2.GetClientResponse]  # type: ignore[assignment]
     """Reads a client, with its balances. Returns RESOURCE_NOT_FOUND."""
     UpdateClient: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.UpdateClientRequest, _billing_service_pb2.UpdateClientResponse]  # type: ignore[assignment]
-    """Changes a client. Returns RESOURCE_NOT_FOUND, EXTERNAL_ID_TAKEN, UNKNOWN_CURRENCY, STATE_CONFLICT."""
+    """Changes a client. Returns RESOURCE_NOT_FOUND, EXTERNAL_ID_TAKEN, UNKNOWN_CURRENCY, PROVIDER_NOT_CONFIGURED,
+    STATE_CONFLICT.
+    """
     ListClients: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.ListClientsRequest, _billing_service_pb2.ListClientsResponse]  # type: ignore[assignment]
     """Lists clients."""
     CreateEngagement: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.CreateEngagementRequest, _billing_service_pb2.CreateEngagementResponse]  # type: ignore[assignment]
@@ -247,7 +251,7 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _billing_service_pb2.CreateClientRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_billing_service_pb2.CreateClientResponse, _abc.Awaitable[_billing_service_pb2.CreateClientResponse]]:
-        """Creates a client. Returns EXTERNAL_ID_TAKEN, UNKNOWN_CURRENCY."""
+        """Creates a client. Returns EXTERNAL_ID_TAKEN, UNKNOWN_CURRENCY, PROVIDER_NOT_CONFIGURED."""
 
     @_abc_1.abstractmethod
     def GetClient(
@@ -263,7 +267,9 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _billing_service_pb2.UpdateClientRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_billing_service_pb2.UpdateClientResponse, _abc.Awaitable[_billing_service_pb2.UpdateClientResponse]]:
-        """Changes a client. Returns RESOURCE_NOT_FOUND, EXTERNAL_ID_TAKEN, UNKNOWN_CURRENCY, STATE_CONFLICT."""
+        """Changes a client. Returns RESOURCE_NOT_FOUND, EXTERNAL_ID_TAKEN, UNKNOWN_CURRENCY, PROVIDER_NOT_CONFIGURED,
+        STATE_CONFLICT.
+        """
 
     @_abc_1.abstractmethod
     def ListClients(

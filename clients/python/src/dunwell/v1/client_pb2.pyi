@@ -89,6 +89,7 @@ class Client(_message.Message):
     CURRENCY_CODE_FIELD_NUMBER: _builtins.int
     PAYMENT_TERMS_DAYS_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    DEFAULT_PROVIDER_FIELD_NUMBER: _builtins.int
     AUTOPAY_FIELD_NUMBER: _builtins.int
     BALANCES_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
@@ -116,6 +117,10 @@ class Client(_message.Message):
     """
     payment_terms_days: _builtins.int
     """Days from issue to due. Not set: the firm's. 0: due on issue."""
+    default_provider: _builtins.str
+    """Name of the provider at which the client's new payment methods are kept and its pages are made where a call names none,
+    see ListProviders. Empty: the firm's. PROVIDER_NOT_CONFIGURED when the firm cannot use it.
+    """
     etag: _builtins.str
     """Changes with every change of the object; pass it back to refuse overwriting somebody else's change."""
     @_builtins.property
@@ -159,6 +164,7 @@ class Client(_message.Message):
         currency_code: _builtins.str = ...,
         payment_terms_days: _builtins.int | None = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        default_provider: _builtins.str = ...,
         autopay: _autopay_pb2.AutopaySettings | None = ...,
         balances: _abc.Iterable[Global___ClientBalance] | None = ...,
         etag: _builtins.str = ...,
@@ -167,7 +173,7 @@ class Client(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "address", b"address", "autopay", b"autopay", "create_time", b"create_time", "payment_terms_days", b"payment_terms_days", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "address", b"address", "autopay", b"autopay", "balances", b"balances", "create_time", b"create_time", "currency_code", b"currency_code", "email", b"email", "etag", b"etag", "external_id", b"external_id", "firm_id", b"firm_id", "id", b"id", "locale", b"locale", "metadata", b"metadata", "name", b"name", "payment_terms_days", b"payment_terms_days", "phone", b"phone", "tax_id", b"tax_id", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "address", b"address", "autopay", b"autopay", "balances", b"balances", "create_time", b"create_time", "currency_code", b"currency_code", "default_provider", b"default_provider", "email", b"email", "etag", b"etag", "external_id", b"external_id", "firm_id", b"firm_id", "id", b"id", "locale", b"locale", "metadata", b"metadata", "name", b"name", "payment_terms_days", b"payment_terms_days", "phone", b"phone", "tax_id", b"tax_id", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__payment_terms_days: _TypeAlias = _typing.Literal["payment_terms_days"]  # noqa: Y015
     _WhichOneofArgType__payment_terms_days: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days"]  # noqa: Y015

@@ -25,19 +25,19 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x64unwell/v1/provider.proto\x12\ndunwell.v1\x1a\x1egoogle/protobuf/duration.proto\"\xa9\x03\n\x08Provider\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12!\n\x0c\x64isplay_name\x18\x02 \x01(\tR\x0b\x64isplayName\x12\x1e\n\nconfigured\x18\x03 \x01(\x08R\nconfigured\x12+\n\x04mode\x18\x04 \x01(\x0e\x32\x17.dunwell.v1.AccountModeR\x04mode\x12%\n\x0eshared_account\x18\x05 \x01(\x08R\rsharedAccount\x12\x1d\n\nis_default\x18\x06 \x01(\x08R\tisDefault\x12\x42\n\x0c\x63\x61pabilities\x18\x07 \x03(\x0e\x32\x1e.dunwell.v1.ProviderCapabilityR\x0c\x63\x61pabilities\x12%\n\x0e\x63urrency_codes\x18\x08 \x03(\tR\rcurrencyCodes\x12\x45\n\rkey_semantics\x18\t \x01(\x0b\x32 .dunwell.v1.ProviderKeySemanticsR\x0ckeySemantics\x12!\n\x0c\x62reaker_open\x18\n \x01(\x08R\x0b\x62reakerOpen\"\xb4\x01\n\x14ProviderKeySemantics\x12\x35\n\x08lifetime\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x08lifetime\x12\x32\n\x15replays_server_errors\x18\x02 \x01(\x08R\x13replaysServerErrors\x12\x31\n\x14lookup_authoritative\x18\x03 \x01(\x08R\x13lookupAuthoritative*Y\n\x0b\x41\x63\x63ountMode\x12\x1c\n\x18\x41\x43\x43OUNT_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41\x43\x43OUNT_MODE_TEST\x10\x01\x12\x15\n\x11\x41\x43\x43OUNT_MODE_LIVE\x10\x02*\x98\x03\n\x12ProviderCapability\x12#\n\x1fPROVIDER_CAPABILITY_UNSPECIFIED\x10\x00\x12+\n\'PROVIDER_CAPABILITY_CHARGE_SAVED_METHOD\x10\x01\x12\x1d\n\x19PROVIDER_CAPABILITY_SETUP\x10\x02\x12\x1e\n\x1aPROVIDER_CAPABILITY_LOOKUP\x10\x03\x12\x1e\n\x1aPROVIDER_CAPABILITY_REFUND\x10\x04\x12 \n\x1cPROVIDER_CAPABILITY_CHECKOUT\x10\x05\x12\x1e\n\x1aPROVIDER_CAPABILITY_UPI_QR\x10\x06\x12 \n\x1cPROVIDER_CAPABILITY_WEBHOOKS\x10\x07\x12(\n$PROVIDER_CAPABILITY_DISPUTE_EVIDENCE\x10\x08\x12\"\n\x1ePROVIDER_CAPABILITY_TEST_CLOCK\x10\t\x12\x1f\n\x1bPROVIDER_CAPABILITY_OFFLINE\x10\nb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x64unwell/v1/provider.proto\x12\ndunwell.v1\x1a\x1egoogle/protobuf/duration.proto\"\xd9\x03\n\x08Provider\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12!\n\x0c\x64isplay_name\x18\x02 \x01(\tR\x0b\x64isplayName\x12\x1e\n\nconfigured\x18\x03 \x01(\x08R\nconfigured\x12+\n\x04mode\x18\x04 \x01(\x0e\x32\x17.dunwell.v1.AccountModeR\x04mode\x12%\n\x0eshared_account\x18\x05 \x01(\x08R\rsharedAccount\x12\x1d\n\nis_default\x18\x06 \x01(\x08R\tisDefault\x12\x42\n\x0c\x63\x61pabilities\x18\x07 \x03(\x0e\x32\x1e.dunwell.v1.ProviderCapabilityR\x0c\x63\x61pabilities\x12%\n\x0e\x63urrency_codes\x18\x08 \x03(\tR\rcurrencyCodes\x12\x45\n\rkey_semantics\x18\t \x01(\x0b\x32 .dunwell.v1.ProviderKeySemanticsR\x0ckeySemantics\x12!\n\x0c\x62reaker_open\x18\n \x01(\x08R\x0b\x62reakerOpen\x12.\n\x13provider_account_id\x18\x0b \x01(\tR\x11providerAccountId\"\xb4\x01\n\x14ProviderKeySemantics\x12\x35\n\x08lifetime\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x08lifetime\x12\x32\n\x15replays_server_errors\x18\x02 \x01(\x08R\x13replaysServerErrors\x12\x31\n\x14lookup_authoritative\x18\x03 \x01(\x08R\x13lookupAuthoritative*Y\n\x0b\x41\x63\x63ountMode\x12\x1c\n\x18\x41\x43\x43OUNT_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41\x43\x43OUNT_MODE_TEST\x10\x01\x12\x15\n\x11\x41\x43\x43OUNT_MODE_LIVE\x10\x02*\x98\x03\n\x12ProviderCapability\x12#\n\x1fPROVIDER_CAPABILITY_UNSPECIFIED\x10\x00\x12+\n\'PROVIDER_CAPABILITY_CHARGE_SAVED_METHOD\x10\x01\x12\x1d\n\x19PROVIDER_CAPABILITY_SETUP\x10\x02\x12\x1e\n\x1aPROVIDER_CAPABILITY_LOOKUP\x10\x03\x12\x1e\n\x1aPROVIDER_CAPABILITY_REFUND\x10\x04\x12 \n\x1cPROVIDER_CAPABILITY_CHECKOUT\x10\x05\x12\x1e\n\x1aPROVIDER_CAPABILITY_UPI_QR\x10\x06\x12 \n\x1cPROVIDER_CAPABILITY_WEBHOOKS\x10\x07\x12(\n$PROVIDER_CAPABILITY_DISPUTE_EVIDENCE\x10\x08\x12\"\n\x1ePROVIDER_CAPABILITY_TEST_CLOCK\x10\t\x12\x1f\n\x1bPROVIDER_CAPABILITY_OFFLINE\x10\nb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dunwell.v1.provider_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ACCOUNTMODE']._serialized_start=684
-  _globals['_ACCOUNTMODE']._serialized_end=773
-  _globals['_PROVIDERCAPABILITY']._serialized_start=776
-  _globals['_PROVIDERCAPABILITY']._serialized_end=1184
+  _globals['_ACCOUNTMODE']._serialized_start=732
+  _globals['_ACCOUNTMODE']._serialized_end=821
+  _globals['_PROVIDERCAPABILITY']._serialized_start=824
+  _globals['_PROVIDERCAPABILITY']._serialized_end=1232
   _globals['_PROVIDER']._serialized_start=74
-  _globals['_PROVIDER']._serialized_end=499
-  _globals['_PROVIDERKEYSEMANTICS']._serialized_start=502
-  _globals['_PROVIDERKEYSEMANTICS']._serialized_end=682
+  _globals['_PROVIDER']._serialized_end=547
+  _globals['_PROVIDERKEYSEMANTICS']._serialized_start=550
+  _globals['_PROVIDERKEYSEMANTICS']._serialized_end=730
 # @@protoc_insertion_point(module_scope)

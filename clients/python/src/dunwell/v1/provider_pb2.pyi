@@ -116,6 +116,7 @@ class Provider(_message.Message):
     CURRENCY_CODES_FIELD_NUMBER: _builtins.int
     KEY_SEMANTICS_FIELD_NUMBER: _builtins.int
     BREAKER_OPEN_FIELD_NUMBER: _builtins.int
+    PROVIDER_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """What other messages call it: stripe, paypal, razorpay, sandbox, manual."""
     display_name: _builtins.str
@@ -130,6 +131,10 @@ class Provider(_message.Message):
     """True: the firm's default."""
     breaker_open: _builtins.bool
     """True: the breaker has tripped; nothing is sent to it, and what is due waits. See the audit trail for the reason."""
+    provider_account_id: _builtins.str
+    """The account that the firm uses, `pva_` and 26 characters: the last part of the path to which the provider sends the
+    webhooks of a firm's own account. Empty: not configured, or it needs none.
+    """
     @_builtins.property
     def capabilities(self) -> _containers.RepeatedScalarFieldContainer[Global___ProviderCapability.ValueType]:
         """What it can do."""
@@ -155,10 +160,11 @@ class Provider(_message.Message):
         currency_codes: _abc.Iterable[_builtins.str] | None = ...,
         key_semantics: Global___ProviderKeySemantics | None = ...,
         breaker_open: _builtins.bool = ...,
+        provider_account_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key_semantics", b"key_semantics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker_open", b"breaker_open", "capabilities", b"capabilities", "configured", b"configured", "currency_codes", b"currency_codes", "display_name", b"display_name", "is_default", b"is_default", "key_semantics", b"key_semantics", "mode", b"mode", "name", b"name", "shared_account", b"shared_account"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker_open", b"breaker_open", "capabilities", b"capabilities", "configured", b"configured", "currency_codes", b"currency_codes", "display_name", b"display_name", "is_default", b"is_default", "key_semantics", b"key_semantics", "mode", b"mode", "name", b"name", "provider_account_id", b"provider_account_id", "shared_account", b"shared_account"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

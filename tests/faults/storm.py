@@ -189,28 +189,27 @@ async def problems_of(urls: support.DatabaseUrls, gateway: GatewayProcess, accou
         pass
     await database.close()
     checks = await run_all(urls.auditor)
-    movements = [movement for account in accounts for movement in account_movements(gateway.url, account)]
     async with await psycopg.AsyncConnection.connect(urls.auditor, row_factory=dict_row) as connection:
 
         async def fetch(statement, params):  # type: ignore[no-untyped-def]
             return await (await connection.execute(statement, params)).fetchall()
 
-        checks.append(await check_provider(fetch, movements))
+        for kind in ("charge", "refund"):
+            movements = [movement for account in accounts for movement in account_movements(gateway.url, account, kind)]
+            checks.append(await check_provider(fetch, movements, refunds=kind == "refund"))
     return [check for check in checks if not check.ok]
 
 
-def account_movements(url: str, account: str) -> list[Movement]:
-    """Every movement of one account, page by page."""
+def account_movements(url: str, account: str, kind: str) -> list[Movement]:
+    """Every charge or refund of one account, page by page."""
     headers, found, page = {"Authorization": f"Bearer sk_test_{account}"}, [], ""
+    named = "payment" if kind == "charge" else "object"
     with httpx.Client(base_url=url, headers=headers, trust_env=False) as client:
         while True:
-            answer = (
-                client.get("/v1/ledger", params={"limit": 100} | ({"page": page} if page else {}))
-                .raise_for_status()
-                .json()
-            )
+            params = {"limit": 100, "kind": kind} | ({"page": page} if page else {})
+            answer = client.get("/v1/ledger", params=params).raise_for_status().json()
             found += [
-                Movement(each["payment"], each["amount"], each["currency"].upper(), each["key"])
+                Movement(each[named], abs(each["amount"]), each["currency"].upper(), each["key"])
                 for each in answer["data"]
             ]
             if not answer.get("next_page"):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import random
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from hashlib import sha256
@@ -16,15 +14,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from dunwell.v1 import provider_event_service_pb2_grpc
 from dunwell_server.billing.model import Invoice
-from dunwell_server.inbox import metrics
-from dunwell_server.inbox.jobs.applying import InboxHandler
 from dunwell_server.inbox.ports import EventApplier
-from dunwell_server.inbox.rpc.servicer import LIMITS, ProviderEventServicer
-from dunwell_server.inbox.service.accounts import Endpoints
-from dunwell_server.inbox.service.applying import Appliers, Applying
-from dunwell_server.inbox.service.ingest import Ingestor
 from dunwell_server.inbox.service.mirror import MirrorApplier
 from dunwell_server.kernel.ids import Prefix, encode, uuid7
 from dunwell_server.kernel.money import Money
@@ -33,22 +24,16 @@ from dunwell_server.payments.jobs.refunding import Refunder
 from dunwell_server.payments.model import PaymentMethod, idempotency_key, request_payment_id
 from dunwell_server.payments.service import charges
 from dunwell_server.payments.service.refund_notices import RefundNotices, RefundTotalNotices
-from dunwell_server.platform.context import Role, system_context
 from dunwell_server.platform.crypto import account_aad
 from dunwell_server.platform.database import Database
 from dunwell_server.platform.invariants import run_for_firm
 from dunwell_server.providers.base import ChargeReferences, ChargeRequest
 from dunwell_server.providers.registry import ProviderRegistry
-from dunwell_server.rpc.auth import ApiKeys, Authenticator
-from dunwell_server.rpc.calls import Calls
-from dunwell_server.rpc.converters import Pager
-from dunwell_server.rpc.server import RpcServer
 from tests import support
 from tests.integration.payments.world import START, VAULT, Workers, World, new_bus
 from tests.providers.gateway import GatewayProcess, start_gateway
-from tests.rpc.floor.fakes import PEPPER, KeyRing, healthy, settings
 from tests.webhooks.chaos import Storm, in_order
-from tests.webhooks.fakes import SERVICE, RunningSidecar, running_sidecar, sidecar_settings
+from tests.webhooks.house import House, open_house, refused
 
 EACH = int(os.environ.get("DUNWELL_CHAOS_PAYMENTS", "30"))
 """Payments of each kind."""
@@ -174,46 +159,15 @@ class Book:
             )
 
 
-@dataclass
-class House:
-    """The parts that take webhooks in and apply them, as bootstrap joins them."""
-
-    db: Database
-    sidecar: RunningSidecar
-    handlers: list[InboxHandler]
-
-    async def work(self, *books: Book) -> None:
-        """A turn of two job workers at once on every firm."""
-        await asyncio.gather(*(
-            handler.work(self.db, system_context(book.world.firm_id, "job:inbox")) for handler in self.handlers for book in books
-        ))  # fmt: skip
-
-    @asynccontextmanager
-    async def working(self, *books: Book) -> AsyncIterator[None]:
-        """Job workers beside whatever else happens."""
-        ended = asyncio.Event()
-
-        async def run() -> None:
-            while not ended.is_set():
-                await self.work(*books)
-                await asyncio.sleep(0.02)
-
-        task = asyncio.create_task(run())
-        try:
-            yield
-        finally:
-            ended.set()
-            await task
-
-    async def settle(self, *books: Book) -> None:
-        """Until no event waits any more."""
-        for _ in range(100):
-            if all(["RECEIVED" not in await book.inbox() for book in books]):
-                return
-            for book in books:
-                await book.due_now()
-            await self.work(*books)
-        raise AssertionError([await book.inbox() for book in books])
+async def settle(house: House, *books: Book) -> None:
+    """Until no event waits any more, however long its next try is away."""
+    for _ in range(100):
+        if all(["RECEIVED" not in await book.inbox() for book in books]):
+            return
+        for book in books:
+            await book.due_now()
+        await house.work(*(book.world.firm_id for book in books))
+    raise AssertionError([await book.inbox() for book in books])
 
 
 @pytest.fixture(scope="module")
@@ -242,39 +196,14 @@ async def workers(gateway: GatewayProcess) -> AsyncIterator[Workers]:
 
 @pytest.fixture
 async def house(db: Database, workers: Workers, tmp_path: Path) -> AsyncIterator[House]:
-    """A sidecar before an RPC server with every interceptor, and two job workers' inboxes."""
+    """What takes webhooks in, with every applier of payments."""
     registry = ProviderRegistry()
     registry.register("sandbox", lambda: workers.provider)
-    endpoints, keys = Endpoints(registry, VAULT), KeyRing()
-    server = RpcServer(
-        settings(tmp_path, rate_per_caller=100_000.0, rate_burst=100_000.0), Authenticator(ApiKeys(keys, (PEPPER,))),
-        healthy, services={SERVICE}, health_interval=0.1,
-    )  # fmt: skip
-    servicer = ProviderEventServicer(
-        Calls(db, server.background), Ingestor(db, endpoints, VAULT), VAULT, Pager(b"k" * 32)
-    )
-    server.add(provider_event_service_pb2_grpc.add_ProviderEventServiceServicer_to_server, servicer, LIMITS)
-    await server.start()
     appliers: list[EventApplier] = [
         MirrorApplier(), RefundNotices(), RefundTotalNotices(Refunder(workers.charger)), *payment_appliers(workers.charger.gateways),
     ]  # fmt: skip
-    handlers = [InboxHandler(Applying(endpoints, Appliers(appliers))) for _ in range(2)]
-    try:
-        key = keys.add(Role.SIDECAR, None).text
-        async with running_sidecar(sidecar_settings(f"127.0.0.1:{server.port}", key)) as sidecar:
-            yield House(db, sidecar, handlers)
-    finally:
-        await server.stop()
-
-
-def refused() -> float:
-    """How many webhooks this process has counted as refused."""
-    return sum(
-        sample.value
-        for metric in metrics.refused.collect()
-        for sample in metric.samples
-        if sample.name.endswith("_total")
-    )
+    async with open_house(db, registry, VAULT, appliers, tmp_path) as made:
+        yield made
 
 
 async def test_chaos_ends_where_order_would_have(
@@ -291,7 +220,7 @@ async def test_chaos_ends_where_order_would_have(
     # The quiet way: what is not in the book yet comes into it, then each event once, in order.
     await calm.become_known()
     await in_order(http, calm.path, calm.secret, happened[calm.secret])
-    await house.settle(calm)
+    await settle(house, calm)
 
     nobody = f"/webhooks/sandbox/{encode(Prefix.PROVIDER_ACCOUNT, uuid7())}"
     storm = Storm(random.Random(seed), wild.path, calm.path, nobody, wild.secret)
@@ -300,9 +229,9 @@ async def test_chaos_ends_where_order_would_have(
         storm.forgeries(body)
     assert len(storm.deliveries) >= LEAST
     before, kept_by_calm = refused(), await calm.stored()
-    async with house.working(calm, wild):
+    async with house.working(calm.world.firm_id, wild.world.firm_id):
         counted = await storm.send(http, wild.become_known)
-    await house.settle(wild)
+    await settle(house, wild)
 
     print(f"{len(happened[wild.secret])} events, {counted.total()} deliveries: {dict(counted.most_common())}")
     stored = await wild.stored()

@@ -75,7 +75,9 @@ def _show(parts: Sequence[FirmPart], output: Output, *, dry_run: bool, parent: U
         show_differences(part, output)
     left = sum(part.run.counts.get("DIFFERENT", 0) for part in parts if part.run)
     if left:
-        output.say(f"\n[bold red]{left:,} {'difference needs' if left == 1 else 'differences need'} a person.[/bold red]")
+        output.say(
+            f"\n[bold red]{left:,} {'difference needs' if left == 1 else 'differences need'} a person.[/bold red]"
+        )
     elif all(part.ok for part in parts):
         output.say("\n[green]Book and providers agree.[/green]")
     if dry_run:

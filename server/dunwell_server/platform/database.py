@@ -193,7 +193,7 @@ class Database:
 
     async def ping(self, timeout: float = 2.0) -> None:
         """One trivial statement; raises DATABASE_UNAVAILABLE. For health probes."""
-        async with asyncio.timeout(timeout), _translated(), self._pool.connection(timeout=timeout) as conn:
+        async with asyncio.timeout(timeout), _translated(), self._connection(timeout) as conn:
             await conn.execute("SELECT 1")
 
     @asynccontextmanager
@@ -206,7 +206,7 @@ class Database:
         timeout = context.remaining(DEFAULT_TIMEOUT)
         if timeout < 0.005:
             raise DunwellError(Reason.DEADLINE_EXCEEDED, "The deadline passed before the work began.")
-        async with _translated(), self._pool.connection(timeout=min(timeout, 2.0)) as conn:
+        async with _translated(), self._connection(timeout) as conn:
             uow = await self._begin(conn, context, timeout, write)
             yield uow
             if conn.pgconn.transaction_status != pq.TransactionStatus.INTRANS:
@@ -243,7 +243,7 @@ class Database:
             async with (
                 asyncio.timeout(timeout),
                 _translated(),
-                self._pool.connection(timeout=min(timeout, 2.0)) as conn,
+                self._connection(timeout) as conn,
             ):
                 failpoint(f"{context.method}/commit:before")
                 cursor = await conn.cursor(row_factory=dict_row).execute(statement, {**params, "tenant": tenant})
@@ -252,6 +252,21 @@ class Database:
             raise DunwellError(Reason.DEADLINE_EXCEEDED, "The deadline passed.") from None
         failpoint(f"{context.method}/commit:after")
         return rows
+
+    @asynccontextmanager
+    async def _connection(self, timeout: float) -> AsyncIterator[psycopg.AsyncConnection[TupleRow]]:
+        """A connection of the pool. One on which a task was cancelled is closed, never given to another.
+
+        Interrupted within a pipeline a connection stays in it, idle by its own account, and its next user would read the answers to
+        somebody else's statements. The driver has asked the server to stop before it lets the cancellation through.
+        """
+        async with self._pool.connection(timeout=min(timeout, 2.0)) as conn:
+            try:
+                yield conn
+            except BaseException as error:
+                if not isinstance(error, Exception) or conn.pgconn.pipeline_status != pq.PipelineStatus.OFF:
+                    conn.pgconn.finish()
+                raise
 
     async def _begin(
         self, conn: psycopg.AsyncConnection[TupleRow], context: CallContext, timeout: float, write: bool

@@ -11,12 +11,16 @@ from uuid import uuid4
 import pytest
 
 from dunwell_server.billing.model import InvoiceState
+from dunwell_server.kernel.errors import Reason
+from dunwell_server.payments.evidence import Succeeded
 from dunwell_server.payments.jobs.refunding import Refunder, RefundsHandler
-from dunwell_server.payments.model import Source
+from dunwell_server.payments.model import Source, late_payment_id
 from dunwell_server.payments.refunds import RefundState, SendState
+from dunwell_server.payments.service.outcomes import apply_outcome
 from dunwell_server.payments.service.refund_taking import take_refund
 from dunwell_server.payments.service.refunds import RefundOrder, request_refund
-from tests.integration.payments.refunding import Refunds
+from tests import support
+from tests.integration.payments.refunding import Refunds, refused
 from tests.integration.payments.world import START, Workers, World
 
 
@@ -132,9 +136,12 @@ async def test_an_outcome_that_stays_unknown_is_told_to_a_person(world: World, r
     _, _, paid = await refunds.paid()
     refunds.faults({"outcome": "server_error_before_accept", "on": "refund"})
     view = await refunds.ask(paid.payment.id)
+    stranger = await support.add_firm(world.db)
     async with world.db.transaction(world.call()) as uow:
-        # Nothing can be looked up either.
-        await uow.execute("UPDATE control.provider_account SET state = 'DISABLED' WHERE firm_id = %s", (world.firm_id,))
+        # Nothing can be looked up either: the account is gone.
+        await uow.execute(
+            "UPDATE control.provider_account SET firm_id = %s WHERE firm_id = %s", (stranger.firm_id, world.firm_id)
+        )
     steps = await refunds.advance(START + timedelta(days=9))
     refund = (await refunds.now(view.refund.id)).refund
     assert (refund.state, refund.send_state, refund.needs_person, refund.next_check_time) == (
@@ -205,3 +212,31 @@ async def test_a_refund_that_fails_later_is_learned_from_the_record(world: World
     refund = (await refunds.now(view.refund.id)).refund
     assert (refund.state, refund.failed_after_success) == (RefundState.FAILED, True)
     assert await world.balances(client.id) == (0, 12000)
+
+
+async def test_money_that_landed_late_is_refunded_under_its_own_reference(world: World, refunds: Refunds) -> None:
+    client, _ = await world.client("pm_card_chargeDeclinedLostCard", "pm_card_visa")
+    invoice = await world.immediate(client)
+    await world.work()
+    [payment] = await world.payments(invoice.id)
+    first, second = (await world.payment(payment.id)).attempts
+    async with world.db.transaction(world.call()) as uow:
+        await apply_outcome(uow, first.id, Succeeded(first.provider_reference, 12000, "USD"), Source.EVENT)
+    late = await refunds.ask(late_payment_id(world.firm_id, first.id), send=False)
+    assert (late.refund.payment_reference, late.refund.amount_minor) == (first.provider_reference, 12000)
+    usual = await refunds.ask(payment.id, 100)
+    assert (usual.refund.payment_reference, usual.refund.state) == (second.provider_reference, RefundState.SUCCEEDED)
+    assert await world.balances(client.id) == (0, 12000), "the late money's refund is under way, nothing is booked"
+
+
+async def test_what_was_asked_for_is_still_sent_through_an_account_that_is_being_left(
+    world: World, refunds: Refunds
+) -> None:
+    _, _, paid = await refunds.paid()
+    asked = await refunds.ask(paid.payment.id, 1000, send=False)
+    async with world.db.transaction(world.call()) as uow:
+        await uow.execute("UPDATE control.provider_account SET state = 'DISABLED' WHERE firm_id = %s", (world.firm_id,))
+        await uow.execute("UPDATE refund SET lease_until = now() - interval '1 s' WHERE firm_id = %s", (world.firm_id,))
+    assert (await refused(refunds.ask(paid.payment.id))).reason is Reason.PROVIDER_NOT_CONFIGURED
+    await refunds.work()
+    assert (await refunds.now(asked.refund.id)).refund.state is RefundState.SUCCEEDED

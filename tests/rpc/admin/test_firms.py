@@ -77,7 +77,11 @@ async def test_a_live_firm_gets_no_test_account(served: Served) -> None:
     providers = (
         await served.call("ListProviders", pb.ListProvidersRequest(), firm=decode(Prefix.FIRM, firm.id, "firm"))
     ).providers
-    assert [(provider.name, provider.configured) for provider in providers] == [("manual", True), ("sandbox", False)]
+    assert [(provider.name, provider.configured) for provider in providers] == [
+        ("manual", True),
+        ("sandbox", False),
+        ("stripe", False),
+    ]
 
 
 async def test_a_repeat_creates_no_second_firm(served: Served) -> None:

@@ -11,9 +11,10 @@ from dunwell_server.inbox.model import Account
 from dunwell_server.platform.database import Row, UnitOfWork
 
 _COLUMNS: Final = "id, firm_id, provider, mode, credentials, key_id, version"
-_BY_ID: Final = f"SELECT {_COLUMNS} FROM control.provider_account WHERE id = %(id)s AND state = 'ACTIVE'"
+# Disabled accounts too: what is open at them is still looked after. Who wants no webhooks removes the secret.
+_BY_ID: Final = f"SELECT {_COLUMNS} FROM control.provider_account WHERE id = %(id)s"
 _OF_PLATFORM: Final = f"""
-SELECT {_COLUMNS} FROM control.provider_account WHERE provider = %(provider)s AND firm_id IS NULL AND state = 'ACTIVE' ORDER BY mode, id
+SELECT {_COLUMNS} FROM control.provider_account WHERE provider = %(provider)s AND firm_id IS NULL ORDER BY state, mode, id
 """
 _TO_POLL: Final = f"""
 SELECT {_COLUMNS}, (SELECT p.poll_time FROM control.inbox_poll p WHERE p.account_id = a.id) AS poll_time

@@ -182,7 +182,7 @@ async def _check_way_back(uow: UnitOfWork, loaded: LoadedPayment, check_provider
             Reason.RECOVERING, "The firm's book is being compared with its providers'; nothing is sent until it is."
         )
     account = await store.account(uow, payment.account_id) if payment.account_id is not None else None
-    if account is None or account.mode != uow.firm.mode:
+    if account is None or account.state != "ACTIVE" or account.mode != uow.firm.mode:
         raise DunwellError(
             Reason.PROVIDER_NOT_CONFIGURED, f"The account at {payment.provider} that took the money is not in use any more.",
             metadata={"provider": payment.provider},

@@ -45,8 +45,8 @@ FROM payment_allocation l JOIN invoice i ON i.firm_id = l.firm_id AND i.id = l.i
 WHERE l.firm_id = %(firm_id)s AND l.payment_id = %(payment_id)s ORDER BY l.create_time DESC, l.invoice_id DESC
 """
 _ACCOUNT = """
-SELECT id, firm_id, provider, mode, credentials, key_id, version FROM control.provider_account
-WHERE id = %(account_id)s AND state = 'ACTIVE' AND (firm_id = %(firm_id)s OR firm_id IS NULL)
+SELECT id, firm_id, provider, mode, credentials, key_id, version, state FROM control.provider_account
+WHERE id = %(account_id)s AND (firm_id = %(firm_id)s OR firm_id IS NULL)
 """
 _INSERT = f"""
 INSERT INTO refund (firm_id, id, payment_id, client_id, state, send_state, currency_code, amount_minor, destination, reason, note, reopen_invoice,
@@ -243,7 +243,7 @@ async def load_payment(uow: UnitOfWork, payment_id: UUID) -> LoadedPayment:
 
 
 async def account(uow: UnitOfWork, account_id: UUID) -> ProviderAccount | None:
-    """An account that the firm may use and that is in use."""
+    """An account of the firm's or the platform's, also a disabled one: what is open at it is still looked after."""
     row = await uow.fetch_one(_ACCOUNT, {"firm_id": uow.firm_id, "account_id": account_id})
     return ProviderAccount(**{**row, "credentials": bytes(row["credentials"])}) if row else None
 

@@ -1,0 +1,182 @@
+"""Customers, saved methods and set-up intents at Stripe, and what its webhooks tell of them."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from dunwell.v1 import billing_service_pb2, checkout_pb2, payment_service_pb2
+from tests.integration.stripe_house.house import Firm, Refused, event_state, method_state, until
+from tests.integration.stripe_house.payloads import MIDDLE, NEW, OLD, card
+
+pay = payment_service_pb2
+billing = billing_service_pb2
+
+
+async def ensure(firm: Firm, client_id: str, existing: str = "") -> str:
+    request = pay.EnsureProviderCustomerRequest(client_id=client_id, existing_reference=existing)
+    reference: str = (await firm.call(request)).provider_customer.provider_reference
+    return reference
+
+
+async def at_stripe(firm: Firm, method: str, path: str, **form: str) -> dict[str, object]:
+    """A request past the house, as Stripe's dashboard or a browser makes it."""
+    headers = {"authorization": f"Bearer {firm.stripe.secret}"}
+    async with httpx.AsyncClient(base_url=firm.stripe.upstream, trust_env=False, headers=headers) as http:
+        answer = await http.request(method, path, data=form or None)
+        assert answer.is_success, answer.text
+        found: dict[str, object] = answer.json() if answer.content else {}
+        return found
+
+
+async def confirm(firm: Firm, setup: checkout_pb2.SetupIntent) -> dict[str, object]:
+    """What the client's browser does with a set-up intent, and how it then looks."""
+    path = f"/v1/setup_intents/{setup.provider_reference}"
+    before = await at_stripe(firm, "GET", path)
+    done = await at_stripe(firm, "POST", f"{path}/confirm", payment_method="pm_card_visa")
+    customer = str(before["customer"])
+    await at_stripe(firm, "POST", f"/v1/payment_methods/{done['payment_method']}/attach", customer=customer)
+    return {**done, "metadata": before["metadata"], "customer": customer}
+
+
+@pytest.mark.parametrize("whose", ["firm", "owner"])
+async def test_a_customer_is_made_once_and_kept_up_to_date(whose: str, firms: dict[str, Firm]) -> None:
+    firm = firms[whose]
+    client = await firm.client(name="Grace Hopper", email="grace@example.com")
+    made = firm.stripe.made("/v1/customers")
+    first = await ensure(firm, client.id)
+    assert await ensure(firm, client.id) == first
+    assert firm.stripe.made("/v1/customers") == made + 1
+    theirs = await at_stripe(firm, "GET", f"/v1/customers/{first}")
+    assert (theirs["name"], theirs["email"]) == ("Grace Hopper", "grace@example.com")
+    read = (await firm.call(pay.GetProviderCustomerRequest(client_id=client.id))).provider_customer
+    assert (read.provider_reference, read.deleted, read.adopted) == (first, False, False)
+
+
+async def test_a_customer_with_its_methods_is_adopted(firm: Firm) -> None:
+    existing = str((await at_stripe(firm, "POST", "/v1/customers", name="Before", email="before@example.com"))["id"])
+    method = str((await at_stripe(firm, "POST", "/v1/payment_methods/pm_card_visa/attach", customer=existing))["id"])
+    client = await firm.client()
+    made = firm.stripe.made("/v1/customers")
+    assert await ensure(firm, client.id, existing) == existing
+    assert firm.stripe.made("/v1/customers") == made
+    assert [each.provider_method_id for each in await firm.methods(client.id)] == [method]
+    other = await firm.client()
+    with pytest.raises(Refused, match="ALREADY_EXISTS"):
+        await ensure(firm, other.id, existing)
+    with pytest.raises(Refused, match="RESOURCE_NOT_FOUND"):
+        await ensure(firm, other.id, "cus_nobody")
+
+
+async def test_a_customer_of_another_firm_is_not_adopted(firm: Firm, neighbour: Firm) -> None:
+    theirs = await ensure(firm, (await firm.client()).id)
+    with pytest.raises(Refused, match="ALREADY_EXISTS|RESOURCE_NOT_FOUND|STATE_CONFLICT"):
+        await ensure(neighbour, (await neighbour.client()).id, theirs)
+
+
+@pytest.mark.parametrize(("whose", "version"), [("firm", NEW), ("owner", MIDDLE), ("neighbour", OLD)])
+async def test_a_completed_set_up_attaches_the_method_and_switches_autopay_on(
+    whose: str, version: str, firms: dict[str, Firm]
+) -> None:
+    firm = firms[whose]
+    client = await firm.client()
+    wish = pay.CreateSetupIntentRequest(client_id=client.id, make_default=True, enable_autopay=True)
+    setup = (await firm.call(wish)).setup_intent
+    assert setup.client_secret
+    assert setup.publishable_key.startswith("pk_test_of_the_firm" if whose == "owner" else "pk_test_of_the_inst")
+    body = await confirm(firm, setup)
+    told = await firm.told("setup_intent.succeeded", body, version=version)
+    assert event_state(told) == "APPLIED", (told.result, told.last_error)
+    [method] = await firm.methods(client.id)
+    assert (method.provider_method_id, method.is_default, method_state(method)) == (body["payment_method"], True, "ACTIVE")
+    assert method.card.last4 == "4242"
+    fresh = (await firm.call(billing.GetClientRequest(client_id=client.id))).client
+    assert fresh.autopay.enabled
+    again = await firm.told("setup_intent.succeeded", body, version=version)
+    assert event_state(again) == "APPLIED"
+    assert len(await firm.methods(client.id)) == 1
+
+
+async def test_a_set_up_that_fails_and_then_succeeds(firm: Firm) -> None:
+    client = await firm.client()
+    setup = (await firm.call(pay.CreateSetupIntentRequest(client_id=client.id))).setup_intent
+    theirs = await at_stripe(firm, "GET", f"/v1/setup_intents/{setup.provider_reference}")
+    error = {"type": "card_error", "code": "card_declined", "decline_code": "do_not_honor", "message": "Your card was declined."}
+    failed = {**theirs, "status": "requires_payment_method", "last_setup_error": error}
+    assert event_state(await firm.told("setup_intent.setup_failed", failed)) == "APPLIED"
+    assert await firm.methods(client.id) == []
+    done = await confirm(firm, setup)
+    assert event_state(await firm.told("setup_intent.succeeded", done)) == "APPLIED"
+    assert event_state(await firm.told("setup_intent.setup_failed", failed)) == "APPLIED"
+    assert len(await firm.methods(client.id)) == 1
+
+
+@pytest.mark.parametrize("whose", ["firm", "owner"])
+async def test_methods_attached_updated_and_detached_at_stripe(whose: str, firms: dict[str, Firm]) -> None:
+    firm = firms[whose]
+    client = await firm.client()
+    customer = await ensure(firm, client.id)
+    name = str((await at_stripe(firm, "POST", "/v1/payment_methods/pm_card_visa/attach", customer=customer))["id"])
+    attached = await firm.told("payment_method.attached", card(name, customer))
+    assert event_state(attached) == "APPLIED", attached.last_error
+    [method] = await firm.methods(client.id)
+    assert (method.provider_method_id, method.card.last4, method.card.brand) == (name, "4444", "mastercard")
+    firm.stripe.overlay[name] = {"card": card(name, customer, exp_year=2036, last4="5556")["card"]}
+    before = {"card": {"exp_year": 2031, "last4": "4444"}}
+    renewed = await firm.told("payment_method.automatically_updated", card(name, customer, exp_year=2036, last4="5556"), before=before)
+    assert event_state(renewed) == "APPLIED", renewed.last_error
+    [method] = await firm.methods(client.id)
+    assert (method.card.exp_year, method.card.last4) == (2036, "5556")
+    gone = await firm.told("payment_method.detached", card(name, None), before={"customer": customer})
+    assert event_state(gone) == "APPLIED", gone.last_error
+    [method] = await firm.methods(client.id)
+    assert method_state(method) == "DETACHED"
+    late = await firm.told("payment_method.attached", card(name, customer))
+    assert event_state(late) in ("APPLIED", "IGNORED")
+    assert method_state((await firm.methods(client.id))[0]) == "DETACHED"
+
+
+async def test_a_detachment_told_without_what_changed_is_heard(firm: Firm) -> None:
+    client = await firm.client()
+    method = await firm.method(client.id)
+    # Neither the customer nor the previous attributes: only the id says whose it is.
+    told = await firm.told("payment_method.detached", card(method.provider_method_id, None), version=OLD)
+    assert event_state(told) == "APPLIED", told.last_error
+    assert method_state((await firm.methods(client.id))[0]) == "DETACHED"
+
+
+@pytest.mark.parametrize("whose", ["firm", "owner"])
+async def test_a_customer_updated_and_deleted_at_stripe(whose: str, firms: dict[str, Firm]) -> None:
+    firm = firms[whose]
+    client = await firm.client()
+    method = await firm.method(client.id)
+    customer = await ensure(firm, client.id)
+    body = {"id": customer, "object": "customer", "created": 1_700_000_000, "email": "new@example.com", "livemode": False, "metadata": {},
+            "name": "Renamed", "invoice_settings": {"default_payment_method": None}, "default_source": None}  # fmt: skip
+    assert event_state(await firm.told("customer.updated", body, before={"name": "Ada Byron"})) == "APPLIED"
+    assert (await firm.call(billing.GetClientRequest(client_id=client.id))).client.name == "Ada Byron"
+    told = await firm.told("customer.deleted", body)
+    assert event_state(told) == "APPLIED", told.last_error
+    assert method_state((await firm.methods(client.id))[0]) != "ACTIVE", method.id
+    await at_stripe(firm, "DELETE", f"/v1/customers/{customer}")
+    assert await ensure(firm, client.id) != customer
+
+
+async def test_an_attachment_that_is_refused_leaves_nothing(firm: Firm) -> None:
+    client = await firm.client()
+    with pytest.raises(Refused, match="PAYMENT_METHOD_UNUSABLE"):
+        await firm.method(client.id, "pm_card_visa_chargeDeclinedNoSuch")
+    with pytest.raises(Refused, match="CARD_NUMBER_REFUSED"):
+        await firm.method(client.id, "4242424242424242")
+    assert await firm.methods(client.id) == []
+
+
+async def test_a_set_up_of_a_customer_nobody_knows_waits_and_harms_nobody(firm: Firm) -> None:
+    body = {"id": f"seti_{uuid4().hex}", "object": "setup_intent", "created": 1_767_225_600, "customer": "cus_elsewhere", "livemode": False,
+            "metadata": {"firm": firm.id, "setup": "seti_not_ours"}, "payment_method": "pm_elsewhere", "status": "succeeded",
+            "usage": "off_session"}  # fmt: skip
+    told = await firm.told("setup_intent.succeeded", body)
+    assert event_state(told) == "IGNORED", told.last_error
+    await until(lambda: firm.events(event_id=told.event_id))

@@ -25,6 +25,7 @@ import psycopg
 
 from dunwell_server.bootstrap import open_application
 from dunwell_server.config import Settings
+from dunwell_server.kernel.ids import Prefix, encode
 from dunwell_server.platform import failpoints
 from dunwell_server.webhooks.server import Sidecar
 from tests import support
@@ -197,10 +198,8 @@ class House:
     async def problems(self) -> list[Any]:
         """Every invariant that does not hold, the provider's book against ours included."""
         with psycopg.connect(self.urls.owner) as connection:
-            accounts = [
-                row[0]
-                for row in connection.execute("SELECT id FROM control.provider_account WHERE provider = 'sandbox'")
-            ]
+            rows = connection.execute("SELECT id FROM control.provider_account WHERE provider = 'sandbox'").fetchall()
+        accounts = [encode(Prefix.PROVIDER_ACCOUNT, row[0]) for row in rows]
         return await problems_of(self.urls, self.gateway, accounts)
 
 

@@ -209,7 +209,12 @@ def account_movements(url: str, account: str, kind: str) -> list[Movement]:
             params = {"limit": 100, "kind": kind} | ({"page": page} if page else {})
             answer = client.get("/v1/ledger", params=params).raise_for_status().json()
             found += [
-                Movement(each[named], abs(each["amount"]), each["currency"].upper(), each["key"])
+                Movement(
+                    each[named],
+                    abs(each["amount"]),
+                    each["currency"].upper(),
+                    each["key"] if kind == "charge" else None,
+                )
                 for each in answer["data"]
             ]
             if not answer.get("next_page"):

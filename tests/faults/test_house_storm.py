@@ -114,7 +114,7 @@ def test_a_dying_house_keeps_its_books(house: House) -> None:
     house.gateway.control("webhooks/flush", timeout_seconds=60)
     wait_until(house, None, CALM_SECONDS)
     problems = asyncio.run(house.problems())
-    assert not problems, problems
+    assert not problems, "\n".join(f"{check.name}: {row}" for check in problems for row in check.rows)
     hit = Counter(Path(os.environ["DUNWELL_FAILPOINT_LOG"]).read_text().split())
     print(f"{house.kills} kills; {len(hit)} failpoints hit: {dict(hit.most_common())}")
     assert house.kills >= KILLS, f"only {house.kills} kills in {SECONDS} s"

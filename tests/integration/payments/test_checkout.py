@@ -16,12 +16,12 @@ from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.kernel.money import Money
 from dunwell_server.payments.evidence import NotSent
 from dunwell_server.payments.model import Allocation, AttemptState, PaymentState, Source
-from dunwell_server.payments.page_model import SessionState
+from dunwell_server.payments.page_model import CheckoutSession, SessionState
 from dunwell_server.payments.service import checkouts
 from dunwell_server.payments.service.manual import record_manual
 from dunwell_server.payments.service.pages import give_up, is_unsent
 from dunwell_server.payments.service.sending import begin_send
-from dunwell_server.providers.base import Outcome, OutcomeClass
+from dunwell_server.providers.base import DeclineClass, FailureCode, Outcome, OutcomeClass
 from dunwell_server.providers.events import CheckoutNotice, Notice, PaymentNotice
 from tests.integration.payments.pages_world import Pages, invoice_wish
 from tests.integration.payments.world import START, World
@@ -37,6 +37,14 @@ async def state_of(pages: Pages, session_id: object) -> tuple[str, str, str]:
     assert session.payment_id is not None
     view = await pages.world.payment(session.payment_id)
     return session.state.value, view.payment.state.value, view.attempts[0].state.value
+
+
+def refusal(session: CheckoutSession) -> PaymentNotice:
+    """The event of a card that was refused on the page, as a provider tells it whose payment has our key from the start."""
+    outcome = Outcome(
+        outcome=OutcomeClass.DECLINED, provider_reference="py_refused", failure_code=FailureCode.CARD_DECLINED, decline_class=DeclineClass.SOFT,
+    )  # fmt: skip
+    return PaymentNotice("py_refused", f"v1:{session.payment_id}:1", outcome)
 
 
 async def test_a_page_asks_for_an_invoice_and_is_paid(pages: Pages) -> None:
@@ -71,7 +79,7 @@ async def test_events_in_any_order_any_number_of_times_and_polls_give_the_same_e
     pages.complete(session, "pm_card_visa")
 
     def shuffled(notices: Sequence[Notice]) -> list[Notice]:
-        mixed = [notice for notice in notices for _ in range(dice.randint(1, 3))]
+        mixed = [notice for notice in (*notices, refusal(session)) for _ in range(dice.randint(1, 3))]
         dice.shuffle(mixed)
         return mixed
 
@@ -97,8 +105,22 @@ async def test_a_refused_card_leaves_the_page_open(pages: Pages) -> None:
     session = await pages.invoice_page(await pages.world.invoice(client))
     pages.complete(session, "pm_card_chargeDeclined")
     await pages.hear()
+    await pages.deliver([refusal(session)])
     await pages.world.work()
     assert await state_of(pages, session.id) == ("OPEN", "REQUIRES_ACTION", "REQUIRES_ACTION")
+
+
+async def test_a_refusal_after_completion_is_the_end(pages: Pages) -> None:
+    client, _ = await pages.world.client(autopay=False)
+    session = await pages.invoice_page(await pages.world.invoice(client))
+    pages.complete(session, "pm_sandbox_pendingThenSuccess")
+    await pages.hear()
+    await pages.deliver([refusal(session)] * 2)
+    assert await state_of(pages, session.id) == ("COMPLETED", "FAILED", "DECLINED")
+    # It is final for the caller, and yet money that comes is money.
+    await pages.world.advance(pages.world.now + timedelta(hours=6))
+    await pages.hear()
+    assert await state_of(pages, session.id) == ("COMPLETED", "SUCCEEDED", "SUCCEEDED")
 
 
 async def test_a_page_that_nobody_pays_expires_and_uses_no_slot(pages: Pages) -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
+import pytest
+
+from dunwell_server.billing.service.clients import NewClient, create_client, update_client
+from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.payments.health import Health, health_of
 from dunwell_server.payments.model import PaymentMethod
 from dunwell_server.payments.service import methods
@@ -114,3 +118,20 @@ async def test_methods_of_a_disabled_account_are_not_charged_and_the_slot_passes
     seen = await world.invoice_now(invoice.id)
     assert (seen.collection.failure_count, seen.collection.failure_code) == (1, "missing_payment_method")
     assert (world.movements, (await now(world, method)).usable) == (0, False)
+
+
+async def test_a_clients_provider_comes_before_the_firms_and_after_the_calls(make_world: Make) -> None:
+    world = await make_world(default_provider="manual")
+    async with world.db.transaction(world.call()) as uow:
+        client = await create_client(uow, NewClient("Harbour Bakery", default_provider="sandbox"))
+        other = await create_client(uow, NewClient("Quay Books"))
+    async with world.db.transaction(world.context, write=False) as uow:
+        assert (await methods.prepare_attach(uow, client.id, None)).account.provider == "sandbox"
+        assert (await methods.prepare_attach(uow, other.id, "sandbox")).account.provider == "sandbox"
+        with pytest.raises(DunwellError) as without:
+            await methods.prepare_attach(uow, other.id, None)
+    assert without.value.reason is Reason.PROVIDER_NOT_CONFIGURED
+    with pytest.raises(DunwellError) as refused:
+        async with world.db.transaction(world.call()) as uow:
+            await update_client(uow, client.id, {"default_provider": "stripe"})
+    assert (refused.value.reason, refused.value.field) == (Reason.PROVIDER_NOT_CONFIGURED, "client.default_provider")

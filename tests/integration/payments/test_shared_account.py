@@ -31,7 +31,7 @@ async def test_references_are_noted_and_other_firms_objects_stay_theirs(
     world = await make_world()
     await share(world)
     pages = Pages(world)
-    client, _ = await world.client("pm_card_visa", autopay=False)
+    client, [method] = await world.client("pm_card_visa", autopay=False)
     customer = await pages.customer(client.id)
     invoice = await world.invoice(client)
     session = await pages.invoice_page(invoice)
@@ -41,10 +41,16 @@ async def test_references_are_noted_and_other_firms_objects_stay_theirs(
     assert (await world.invoice_now(invoice.id)).state is InvoiceState.PAID
     assert session.payment_id is not None
     [attempt] = (await world.payment(session.payment_id)).attempts
-    references = [customer, session.provider_reference, setup.provider_reference, attempt.provider_reference]
+    references = [
+        customer,
+        method.provider_reference,
+        session.provider_reference,
+        setup.provider_reference,
+        attempt.provider_reference,
+    ]
     async with world.db.transaction(world.context, write=False) as uow:
         owners = [await owner_of(uow, session.account_id, reference or "") for reference in references]
-    assert owners == [world.firm_id] * 4
+    assert owners == [world.firm_id] * 5
 
     other = await support.add_firm(world.db)
     stranger = World(world.db, world.gateway, other, world.account, world.workers)

@@ -124,6 +124,15 @@ def firms(firm: Firm, neighbour: Firm, owner: Firm) -> dict[str, Firm]:
     return {"firm": firm, "neighbour": neighbour, "owner": owner}
 
 
+@pytest.fixture(scope="module", autouse=True)
+async def balanced(firms: dict[str, Firm]) -> AsyncIterator[None]:
+    """After each file every invariant of every firm's ledger holds."""
+    yield
+    for firm in firms.values():
+        answer = await firm.call(admin_service_pb2.VerifyLedgerRequest())
+        assert answer.ok, [check for check in answer.checks if not check.ok]
+
+
 async def configured(firm: Firm, secret: str, *, overlap: int = 0, stripe_key: str = OWN_KEY) -> Firm:
     """The firm with an own account at Stripe whose endpoint has that secret."""
     request = admin_service_pb2.ConfigureProviderRequest(

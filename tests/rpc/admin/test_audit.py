@@ -148,7 +148,9 @@ async def test_the_books_are_verified(served: Served, database_urls: support.Dat
 
 async def test_providers_are_listed_with_how_the_firm_stands(served: Served) -> None:
     firm = await served.firm()
-    manual, sandbox, stripe = (await served.call("ListProviders", pb.ListProvidersRequest(), Role.READER, firm)).providers
+    manual, sandbox, stripe = (
+        await served.call("ListProviders", pb.ListProvidersRequest(), Role.READER, firm)
+    ).providers
     assert not stripe.configured
     assert (sandbox.name, sandbox.configured, sandbox.mode, sandbox.is_default) == (
         "sandbox",

@@ -7,7 +7,7 @@ none is counted twice.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
@@ -15,7 +15,7 @@ from uuid import UUID
 
 from dunwell_server.payments.jobs.charging import Charger
 from dunwell_server.payments.jobs.checking import Checker
-from dunwell_server.payments.jobs.handlers import BATCH
+from dunwell_server.payments.jobs.handlers import BATCH, OVERLAP
 from dunwell_server.payments.model import PaymentState
 from dunwell_server.payments.service.collecting import BREAKER_OPEN, RECOVERING, Batch, claim_batch, preview
 from dunwell_server.payments.store import due
@@ -63,20 +63,20 @@ class CollectionRunExecutor:
     async def _drain(
         self, database: Database, context: CallContext, run_id: UUID, client_id: UUID | None, flights: asyncio.TaskGroup
     ) -> None:
-        """Charge what is due until nothing is taken any more; a batch is claimed while the one before waits for its answers."""
-        before: asyncio.Task[None] | None = None
+        """Charge what is due until nothing is taken any more; batches overlap, so that no answer is waited for idly."""
+        going: deque[asyncio.Task[None]] = deque()
         empty = 0
         while empty < _ROUNDS_OF_REVISIONS and await self._is_open(database, context, run_id):
+            if len(going) == OVERLAP:
+                await going.popleft()
             batch = await self._take(database, context, run_id, client_id)
-            if before is not None:
-                await before
-            before = flights.create_task(self._charger.run_slots(database, context, batch.claims))
+            going.append(flights.create_task(self._charger.run_slots(database, context, batch.claims)))
             await self._report(database, context, run_id)
             if not batch.taken:
                 break
             empty = empty + 1 if not batch.claims else 0
-        if before is not None:
-            await before
+        while going:
+            await going.popleft()
         await self._report(database, context, run_id)
 
     async def _is_open(self, database: Database, context: CallContext, run_id: UUID) -> bool:

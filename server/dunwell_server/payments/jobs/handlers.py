@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from datetime import datetime
 
 from dunwell_server.payments.jobs.charging import Charger
@@ -15,6 +16,8 @@ from dunwell_server.platform.database import Database, UnitOfWork
 from dunwell_server.platform.work import WorkKind
 
 BATCH = 100
+OVERLAP = 2
+"""Batches under way at once: while the last answers of one are awaited, the next one's charges go out."""
 BATCHES = 10
 """What a worker takes of one firm before it looks at the others' work again."""
 _PATIENCE = 40.0
@@ -35,19 +38,19 @@ class CollectHandler:
         return await queries.collect_next_due(uow)
 
     async def work(self, database: Database, context: CallContext) -> None:
-        """Some batches of what is due now: the next one is claimed while the last answers of the one before are awaited."""
+        """Some batches of what is due now."""
         charger = self._charger
         async with asyncio.TaskGroup() as flights:
-            before: asyncio.Task[None] | None = None
+            going: deque[asyncio.Task[None]] = deque()
             for _ in range(BATCHES):
+                if len(going) == OVERLAP:
+                    await going.popleft()
                 batch = await charger.transact(
                     database, context, lambda uow: claim_batch(uow, charger.owner, self._batch)
                 )
-                if before is not None:
-                    await before
                 if not batch.taken:
                     return
-                before = flights.create_task(charger.run_slots(database, context, batch.claims))
+                going.append(flights.create_task(charger.run_slots(database, context, batch.claims)))
 
     async def handle(self, database: Database, context: CallContext) -> datetime | None:
         """One batch; returns when collection is next due."""

@@ -17,6 +17,7 @@ from dunwell_server.payments.store import methods, scheduling
 from dunwell_server.payments.store.methods import ProviderAccount
 from dunwell_server.platform.database import UnitOfWork
 from dunwell_server.platform.journal import Category, Change, record
+from dunwell_server.platform.provider_references import remember
 from dunwell_server.platform.work import WorkKind, wake
 
 
@@ -80,6 +81,7 @@ async def attach(
             "The payment method is attached already.",
             resource=("Client", encode(Prefix.CLIENT, client_id)),
         )
+    await remember(uow, values["account_id"], customer_reference, values["provider_reference"])
     default = await methods.get(uow, client.autopay_method_id) if client.autopay_method_id else None
     if make_default or default is None or not default.usable:
         await _make_default(uow, client, values["id"])

@@ -139,6 +139,7 @@ class Traffic:
                 self.pay_once,
                 self.collect,
                 self.leave_a_page,
+                self.update_a_card,
                 self.become_customer,
             ]
         )
@@ -149,7 +150,7 @@ class Traffic:
         while not stop.exists():  # noqa: ASYNC240 - a look at a file in a test
             await next(self.acts)()
             count += 1
-            if count % 40 == 0:
+            if count % 12 == 0:
                 await self.caller.drain(
                     self.caller.payments.ReconcilePayments,
                     payment_service_pb2.ReconcilePaymentsRequest(omit_items=True),
@@ -244,6 +245,21 @@ class Traffic:
             await self.post(
                 f"/v1/setup_intents/{answer.setup_intent.provider_reference}/confirm",
                 {"payment_method": "pm_card_visa"},
+            )
+
+    async def update_a_card(self) -> None:
+        """On a page that the firm has sent a link to."""
+        request = payment_service_pb2.CreateHostedLinkRequest(
+            purpose=checkout_pb2.HOSTED_LINK_PURPOSE_UPDATE_CARD, client_id=self.dice.choice(self.clients)
+        )
+        answer = await self.caller.ask(self.caller.payments.CreateHostedLink, request)
+        if answer is None or not answer.hosted_link.checkout_session_id:
+            return
+        look = payment_service_pb2.GetCheckoutSessionRequest(checkout_session_id=answer.hosted_link.checkout_session_id)
+        page = (await self.caller.ask(self.caller.payments.GetCheckoutSession, look)).checkout_session
+        if page.provider_reference:
+            await self.post(
+                f"/v1/checkout/sessions/{page.provider_reference}/complete", {"payment_method": "pm_card_visa"}
             )
 
     async def become_customer(self) -> None:

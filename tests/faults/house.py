@@ -163,12 +163,16 @@ class House:
             os.waitpid(pid, 0)
         self.children.clear()
 
-    def weather(self, counts: dict[Role, int], *, kills: int, seconds: float) -> None:
-        """Kill and replace until `kills` have died or the time is up. Whoever ends otherwise than by SIGKILL fails the test."""
+    def weather(self, counts: dict[Role, int], enough: Callable[[], bool], *, seconds: float) -> None:
+        """Kill and replace until it is `enough` or the time is up. Whoever ends otherwise than by SIGKILL fails the test."""
         dice = random.Random(self.seed)
         until = time.monotonic() + seconds
-        next_blow = 0.0
-        while time.monotonic() < until and self.kills < kills:
+        next_blow = next_look = 0.0
+        while time.monotonic() < until:
+            if time.monotonic() > next_look:
+                if enough():
+                    return
+                next_look = time.monotonic() + 1.0
             self.keep(counts, deadly=True)
             time.sleep(0.01)
             if time.monotonic() > next_blow:

@@ -206,7 +206,7 @@ def account_movements(url: str, account: str, kind: str) -> list[Movement]:
     named = "payment" if kind == "charge" else "object"
     with httpx.Client(base_url=url, headers=headers, trust_env=False) as client:
         while True:
-            params = {"limit": 100, "kind": kind} | ({"page": page} if page else {})
+            params: dict[str, str | int] = {"limit": 100, "kind": kind, **({"page": page} if page else {})}
             answer = client.get("/v1/ledger", params=params).raise_for_status().json()
             found += [
                 Movement(

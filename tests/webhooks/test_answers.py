@@ -15,13 +15,12 @@ from google.protobuf import descriptor_pool
 from dunwell.v1 import options_pb2
 from dunwell.v1 import provider_event_service_pb2 as pb
 from dunwell_server.kernel.errors import DunwellError, Reason
-from dunwell_server.kernel.ids import Prefix, encode, uuid7
 from dunwell_server.platform.context import Role
 from dunwell_server.rpc.registry import contract_services
 from dunwell_server.webhooks.requests import MAX_BODY_BYTES
 from tests.webhooks.fakes import Pair, RunningServer, pair, rpc_server, running_sidecar, sidecar_settings
 
-ACCOUNT = encode(Prefix.PROVIDER_ACCOUNT, uuid7())
+ACCOUNT = "pva_01k2m9v3e8f0r9t6z1q4x7w5ab"
 INTERNALS = (b"Traceback", b"Error", b"grpc", b"dw_test_", b"127.0.0.1", b"CANARY")
 
 

@@ -77,7 +77,9 @@ class House:
     async def forget_accounts(self) -> None:
         """Platform accounts are one per mode: the next test makes its own."""
         async with self.db.transaction(support.context(None)) as uow:
-            await uow.execute("UPDATE control.provider_account SET state = 'DISABLED', provider = 'gone' WHERE firm_id IS NULL")
+            await uow.execute(
+                "UPDATE control.provider_account SET state = 'DISABLED', provider = 'gone' WHERE firm_id IS NULL"
+            )
             await uow.execute(
                 "UPDATE control.inbox_envelope SET state = 'DISCARDED', next_attempt_time = NULL WHERE state = 'WAITING'"
             )

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 from prometheus_client import REGISTRY
 
-from dunwell_server.inbox.model import EventState
+from dunwell_server.inbox.model import Account, EventState
 from dunwell_server.inbox.service import accounts
 from dunwell_server.inbox.service.ingest import Webhook
+from dunwell_server.inbox.store import accounts as account_store
 from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.kernel.ids import uuid7
 from dunwell_server.platform.context import CallContext
+from dunwell_server.platform.database import UnitOfWork
 from tests.integration.inbox.conftest import SECRET, SIDECAR, House, firm_of
 from tests.integration.inbox.toy import event_body, signed_headers
 
@@ -122,10 +125,11 @@ async def test_a_rotated_secret_works_at_once_and_the_one_before_until_its_time(
     firm = await firm_of(await make_firm())
     account = await house.account(firm)
     await house.send(account, event_body("evt_1"))
+    with pytest.raises(DunwellError, match="SIGNATURE_INVALID"):
+        await house.send(account, event_body("evt_2"), secret="new")
     until = datetime.now(UTC) + timedelta(hours=1)
     changed = {"webhook_secret": "new", "webhook_secret_previous": SECRET}
     await house.set_credentials(account, firm, **changed, webhook_secret_previous_until=until.isoformat())
-    await asyncio.sleep(accounts.STALE_SECONDS)
 
     await house.send(account, event_body("evt_2"), secret="new")
     await house.send(account, event_body("evt_3"), secret=SECRET)
@@ -135,6 +139,25 @@ async def test_a_rotated_secret_works_at_once_and_the_one_before_until_its_time(
     await asyncio.sleep(accounts.FRESH_SECONDS)
     with pytest.raises(DunwellError, match="SIGNATURE_INVALID"):
         await house.send(account, event_body("evt_4"), secret=SECRET)
+
+
+async def test_a_flood_of_forged_webhooks_is_no_flood_of_queries(
+    house: House, make_firm: MakeFirm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = await house.account(await firm_of(await make_firm()))
+    await house.send(account, event_body("evt_1"))
+    readings, reading = 0, account_store.by_id
+
+    async def counted(uow: UnitOfWork, account_id: UUID) -> Account | None:
+        nonlocal readings
+        readings += 1
+        return await reading(uow, account_id)
+
+    monkeypatch.setattr(account_store, "by_id", counted)
+    forged = (house.send(account, event_body(f"evt_{number}"), secret="guessed") for number in range(50))
+    answers = await asyncio.gather(*forged, return_exceptions=True)
+    assert [answer.reason for answer in answers if isinstance(answer, DunwellError)] == [Reason.SIGNATURE_INVALID] * 50
+    assert readings <= 3
 
 
 async def test_a_suspended_firm_and_an_advancing_clock_keep_nothing_out(house: House, make_firm: MakeFirm) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -31,7 +32,7 @@ from tests.providers.stripe.loopback import Reply, Seen, serving
 
 
 def settings_of(urls: support.DatabaseUrls, folder: Path, stripe: str) -> Settings:
-    values = {
+    values: dict[str, Any] = {
         "DATABASE_URL": urls.application, "DUNWELL_DATA_DIR": folder, "DUNWELL_SECRET_KEY": support.SECRET.decode(), "DUNWELL_PORT": 0,
         "DUNWELL_METRICS_PORT": 0, "DUNWELL_SIDECAR_PORT": 0, "DUNWELL_SIDECAR_METRICS_PORT": 0, "DUNWELL_LOG_LEVEL": "ERROR",
         "DUNWELL_DRAIN_DELAY": 0, "DUNWELL_SIDECAR_KEY_FILE": folder / "sidecar.key", "PAYMENT_PROVIDER": "stripe",
@@ -58,7 +59,9 @@ async def house(cluster_url: str, tmp_path_factory: pytest.TempPathFactory) -> A
     with support.fresh_database(cluster_url) as urls:
         async with serving(stripe) as api:
             settings = settings_of(urls, folder, api.url)
-            await prepare_installation(settings.model_copy(update={"sidecar_key_file": None}), resolve_urls(settings), folder / "sidecar.key")
+            await prepare_installation(
+                settings.model_copy(update={"sidecar_key_file": None}), resolve_urls(settings), folder / "sidecar.key"
+            )
             async with open_application(settings, name="house", pool_size=16) as app:
                 async for running in _running(app, settings, platform, own):
                     yield running
@@ -67,13 +70,16 @@ async def house(cluster_url: str, tmp_path_factory: pytest.TempPathFactory) -> A
         book.stop()
 
 
-async def _running(app: Application, settings: Settings, platform: StripeAccount, own: StripeAccount) -> AsyncIterator[House]:
-    server, worker, router = app.rpc_server(), app.job_worker(), app.router()
+async def _running(
+    app: Application, settings: Settings, platform: StripeAccount, own: StripeAccount
+) -> AsyncIterator[House]:
+    server, worker, router, sealer = app.rpc_server(), app.job_worker(), app.router(), app.sealer()
+    worker._idle_seconds = 0.05  # There is one house and no load: what waits for a look is looked at soon.
     await server.start()
     address = f"127.0.0.1:{server.port}"
     sidecar = Sidecar(settings.model_copy(update={"sidecar_server": address}))
     await sidecar.start()
-    jobs = [asyncio.create_task(worker.run()), asyncio.create_task(router.run())]
+    jobs = [asyncio.create_task(worker.run()), asyncio.create_task(router.run()), asyncio.create_task(sealer.run())]
     key = await create_admin_key(app.database, settings.keys.api_key_peppers[0], "tests")
     try:
         async with (
@@ -84,6 +90,7 @@ async def _running(app: Application, settings: Settings, platform: StripeAccount
     finally:
         worker.stop()
         router.stop()
+        sealer.stop()
         for job in jobs:
             with suppress(asyncio.CancelledError):
                 await job
@@ -93,7 +100,12 @@ async def _running(app: Application, settings: Settings, platform: StripeAccount
 
 async def new_firm(house: House, name: str) -> Firm:
     """A firm in test mode with an admin's key, on the installation's account."""
-    fields = {"display_name": name, "currency_code": "USD", "time_zone": "UTC", "mode": provider_pb2.ACCOUNT_MODE_TEST}
+    fields: dict[str, Any] = {
+        "display_name": name,
+        "currency_code": "USD",
+        "time_zone": "UTC",
+        "mode": provider_pb2.ACCOUNT_MODE_TEST,
+    }
     firm = (await house.call(admin_service_pb2.CreateFirmRequest(firm=firm_pb2.Firm(**fields)), house.admin_key)).firm
     key = api_key_pb2.ApiKey(display_name="tests", role=options_pb2.ROLE_FIRM_ADMIN, may_name_actor=True)
     made = await house.call(admin_service_pb2.CreateApiKeyRequest(api_key=key), house.admin_key, firm=firm.id)

@@ -39,7 +39,9 @@ def signature(body: bytes, secret: str, *, at: int | None = None) -> str:
     return f"t={stamp},v1={digest}"
 
 
-def payment_intent(reference: str, amount: int, status: str, metadata: Fields, *, version: str = NEW, **fields: Any) -> Fields:
+def payment_intent(
+    reference: str, amount: int, status: str, metadata: Fields, *, version: str = NEW, **fields: Any
+) -> Fields:
     """A PaymentIntent as the versions have it: with its charges in it before the end of 2022, with the last one's id later."""
     charge = f"ch_{reference[3:]}"
     paid = status == "succeeded"
@@ -82,7 +84,14 @@ def dispute(reference: str, intent: str, amount: int, status: str, **fields: Any
     """A Dispute with what it moved so far: the amount and a fee of 15 dollars at once, both back when it is won."""
     out = {"id": "txn_1", "object": "balance_transaction", "amount": -amount, "fee": 1500, "net": -amount - 1500, "currency": "usd",
            "reporting_category": "dispute", "type": "adjustment"}  # fmt: skip
-    back = {**out, "id": "txn_2", "amount": amount, "fee": -1500, "net": amount + 1500, "reporting_category": "dispute_reversal"}
+    back = {
+        **out,
+        "id": "txn_2",
+        "amount": amount,
+        "fee": -1500,
+        "net": amount + 1500,
+        "reporting_category": "dispute_reversal",
+    }
     moved = [] if status.startswith("warning") else [out, back] if status == "won" else [out]
     return {
         "id": reference, "object": "dispute", "amount": amount, "balance_transactions": moved, "charge": f"ch_{intent[3:]}",

@@ -7,13 +7,14 @@ object looks from now on (`overlay`).
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlencode
 from uuid import uuid4
 
 from tests.providers.stripe.front import DECLINES, GOOD, Front
-from tests.providers.stripe.loopback import Reply, Seen
+from tests.providers.stripe.loopback import Drop, Reply, Seen
 
 Fields = dict[str, Any]
 
@@ -30,6 +31,12 @@ class StripeAccount(Front):
     """Object → the fields that it has instead of those in localstripe's book."""
     next_refund: Fields = field(default_factory=dict)
     """How the next refund looks once it is made."""
+    forgotten: set[str] = field(default_factory=set)
+    """Objects that it has no longer."""
+    drop_next_refund: bool = False
+    """The next refund is made, and its answer lost."""
+    before_answer: Callable[[str, Fields], Awaitable[None]] | None = None
+    """Called with the path of a POST and what it made, before that is answered."""
     posts: list[Seen] = field(default_factory=list)
 
     async def __call__(self, seen: Seen) -> Reply:
@@ -46,7 +53,10 @@ class StripeAccount(Front):
             body = json.loads(reply.body)
         except ValueError:
             return reply
-        return replace(reply, body=json.dumps(self._seen_now(body)).encode())
+        shown = self._seen_now(body)
+        if seen.method == "POST" and self.before_answer is not None:
+            await self.before_answer(seen.path, shown)
+        return replace(reply, body=json.dumps(shown).encode())
 
     def made(self, path: str) -> int:
         """How many POSTs went to a path."""
@@ -61,8 +71,12 @@ class StripeAccount(Front):
         return {**known, **self.overlay.get(str(value.get("id")), {})}
 
     async def _execute(self, seen: Seen) -> Reply:
+        if self.forgotten & set(seen.path.split("/")):
+            return _missing()
         match seen.method, seen.path.strip("/").split("/")[1:]:
-            case "POST", ["payment_methods", method, "attach"] if method in DECLINES or method.startswith("pm_sandbox_"):
+            case "POST", ["payment_methods", method, "attach"] if method in DECLINES or method.startswith(
+                "pm_sandbox_"
+            ):
                 reply = await super()._execute(replace(seen, path=f"/v1/payment_methods/{GOOD}/attach"))
                 if reply.status == 200:
                     self.behaviour[json.loads(reply.body)["id"]] = method
@@ -72,6 +86,9 @@ class StripeAccount(Front):
                 if reply.status == 200 and self.next_refund:
                     self.overlay[json.loads(reply.body)["id"]] = self.next_refund
                     self.next_refund = {}
+                if self.drop_next_refund:
+                    self.drop_next_refund = False
+                    raise Drop
                 return reply
             case "GET", ["setup_intents", _]:
                 reply = await super()._execute(seen)
@@ -88,9 +105,7 @@ class StripeAccount(Front):
                     return Reply.of(self.sessions[session])
                 return Reply.of({"error": {"type": "invalid_request_error", "message": "Only open sessions"}}, 400)
             case "GET", ["disputes", dispute]:
-                if dispute in self.disputes:
-                    return Reply.of(self.disputes[dispute])
-                return Reply.of({"error": {"type": "invalid_request_error", "code": "resource_missing", "message": "No such dispute"}}, 404)
+                return Reply.of(self.disputes[dispute]) if dispute in self.disputes else _missing()
         return await super()._execute(seen)
 
     async def _with_method(self, seen: Seen, reply: Reply) -> Reply:
@@ -112,3 +127,9 @@ class StripeAccount(Front):
             "metadata": {key[9:-1]: value for key, value in form.items() if key.startswith("metadata[")},
         }  # fmt: skip
         return Reply.of(self.sessions[name])
+
+
+def _missing() -> Reply:
+    return Reply.of(
+        {"error": {"type": "invalid_request_error", "code": "resource_missing", "message": "No such object"}}, 404
+    )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from dunwell.v1 import checkout_pb2, payment_service_pb2
+from dunwell.v1 import billing_service_pb2, checkout_pb2, payment_service_pb2
 from tests.integration.stripe_house.house import Firm, Refused, event_state, events, payment_state, reference_of
 from tests.integration.stripe_house.payloads import MIDDLE, NEW, OLD, payment_intent
 
@@ -17,10 +18,12 @@ pay = payment_service_pb2
 
 async def page_for(firm: Firm, dollars: int = 45, **fields: Any) -> tuple[str, checkout_pb2.CheckoutSession]:
     """An invoice and the page that takes its money."""
-    client = await firm.client()
-    invoice_id = await firm.invoice(client.id, dollars)
+    _, invoice_id = await firm.payer(dollars=dollars)
     request = pay.CreateCheckoutSessionRequest(
-        purpose=checkout_pb2.CHECKOUT_PURPOSE_INVOICE, invoice_id=invoice_id, success_url="https://firm.example/thanks", **fields
+        purpose=checkout_pb2.CHECKOUT_PURPOSE_INVOICE,
+        invoice_id=invoice_id,
+        success_url="https://firm.example/thanks",
+        **fields,
     )
     page = (await firm.call(request)).checkout_session
     assert page.url.startswith("https://checkout.stripe.com/c/pay/cs_test_")
@@ -48,7 +51,11 @@ async def test_a_completed_page_pays_the_invoice_once(firms: dict[str, Firm], wh
         await firm.charge(invoice_id)
     body = completed(firm, page)
     intent = payment_intent(body["payment_intent"], 4500, "succeeded", body["metadata"], version=version)
-    for kind, subject in [("checkout.session.completed", body), ("payment_intent.succeeded", intent), ("checkout.session.completed", body)]:
+    for kind, subject in [
+        ("checkout.session.completed", body),
+        ("payment_intent.succeeded", intent),
+        ("checkout.session.completed", body),
+    ]:
         told = await firm.told(kind, subject, version=version)
         assert event_state(told) == "APPLIED", told.last_error
     assert await firm.invoice_state(invoice_id) == "PAID"
@@ -60,7 +67,9 @@ async def test_a_completed_page_pays_the_invoice_once(firms: dict[str, Firm], wh
 async def test_the_payments_webhook_comes_before_the_pages(firm: Firm) -> None:
     invoice_id, page = await page_for(firm)
     body = completed(firm, page)
-    told = await firm.told("payment_intent.succeeded", payment_intent(body["payment_intent"], 4500, "succeeded", body["metadata"]))
+    told = await firm.told(
+        "payment_intent.succeeded", payment_intent(body["payment_intent"], 4500, "succeeded", body["metadata"])
+    )
     assert event_state(told) == "APPLIED", told.last_error
     assert await firm.invoice_state(invoice_id) == "PAID"
     told = await firm.told("checkout.session.completed", body)
@@ -76,8 +85,6 @@ async def test_a_page_that_expires_releases_the_invoice(firm: Firm) -> None:
     assert event_state(told) == "APPLIED", told.last_error
     assert await state_of(firm, page) == "EXPIRED"
     assert payment_state(await firm.payment(page.payment_id)) == "CANCELLED"
-    client_id = (await firm.payment(page.payment_id)).client_id
-    await firm.method(client_id)
     assert payment_state(await firm.charge(invoice_id)) == "SUCCEEDED"
 
 
@@ -106,8 +113,102 @@ async def test_expiring_a_page_by_call(firm: Firm) -> None:
     invoice_id, page = await page_for(firm)
     await firm.call(pay.ExpireCheckoutSessionRequest(checkout_session_id=page.id))
     assert await state_of(firm, page) == "EXPIRED"
-    assert event_state(await firm.told("checkout.session.expired", firm.stripe.sessions[page.provider_reference])) == "APPLIED"
+    assert (
+        event_state(await firm.told("checkout.session.expired", firm.stripe.sessions[page.provider_reference]))
+        == "APPLIED"
+    )
     assert await firm.invoice_state(invoice_id) != "PAID"
+
+
+async def saved_on_page(firm: Firm, page_id: str) -> dict[str, Any]:
+    """The session of a page on which the client has saved a card, and nothing of the card in it but what is behind the set-up intent."""
+    session = firm.stripe.sessions[page_id]
+    made = json.loads(
+        (await firm.stripe._forward("POST", "/v1/setup_intents", form={"customer": session["customer"]})).body
+    )
+    path = f"/v1/setup_intents/{made['id']}/confirm"
+    done = json.loads((await firm.stripe._forward("POST", path, form={"payment_method": "pm_card_visa"})).body)
+    await firm.stripe._forward(
+        "POST", f"/v1/payment_methods/{done['payment_method']}/attach", form={"customer": session["customer"]}
+    )
+    session |= {"status": "complete", "payment_status": "no_payment_required", "setup_intent": made["id"], "url": None}
+    return dict(session)
+
+
+@pytest.mark.parametrize(("whose", "version"), [("firm", NEW), ("owner", OLD)])
+async def test_a_set_up_page_saves_the_card_and_switches_autopay_on(
+    firms: dict[str, Firm], whose: str, version: str
+) -> None:
+    firm = firms[whose]
+    client = await firm.client()
+    request = pay.CreateCheckoutSessionRequest(
+        purpose=checkout_pb2.CHECKOUT_PURPOSE_SETUP,
+        client_id=client.id,
+        success_url="https://firm.example/thanks",
+        enable_autopay=True,
+    )
+    page = (await firm.call(request)).checkout_session
+    told = await firm.told(
+        "checkout.session.completed", await saved_on_page(firm, page.provider_reference), version=version
+    )
+    assert event_state(told) == "APPLIED", told.last_error
+    [method] = await firm.methods(client.id)
+    assert (method.card.last4, method.is_default) == ("4242", True)
+    fresh = (await firm.call(billing_service_pb2.GetClientRequest(client_id=client.id))).client
+    assert fresh.autopay.enabled
+    found = (await firm.call(pay.GetCheckoutSessionRequest(checkout_session_id=page.id))).checkout_session
+    assert found.payment_method_id == method.id
+
+
+async def test_a_link_to_renew_the_card(firm: Firm) -> None:
+    client = await firm.client()
+    old = await firm.method(client.id)
+    request = pay.CreateHostedLinkRequest(purpose=checkout_pb2.HOSTED_LINK_PURPOSE_UPDATE_CARD, client_id=client.id)
+    link = (await firm.call(request)).hosted_link
+    assert link.url.startswith("https://checkout.stripe.com/")
+    told = await firm.told("checkout.session.completed", await saved_on_page(firm, link.url.rpartition("/")[2]))
+    assert event_state(told) == "APPLIED", told.last_error
+    new = [each for each in await firm.methods(client.id) if each.id != old.id]
+    assert [(each.is_default, each.card.last4) for each in new] == [(True, "4242")]
+
+
+async def test_a_link_to_pay(firm: Firm) -> None:
+    client = await firm.client()
+    invoice_id = await firm.invoice(client.id, 45)
+    request = pay.CreateHostedLinkRequest(purpose=checkout_pb2.HOSTED_LINK_PURPOSE_PAY, invoice_id=invoice_id)
+    link = (await firm.call(request)).hosted_link
+    session = firm.stripe.sessions[link.url.rpartition("/")[2]]
+    session |= {"status": "complete", "payment_status": "paid", "payment_intent": f"pi_{uuid4().hex}", "url": None}
+    assert event_state(await firm.told("checkout.session.completed", session)) == "APPLIED"
+    assert await firm.invoice_state(invoice_id) == "PAID"
+
+
+async def test_a_subscription_page_notes_the_subscription(firm: Firm) -> None:
+    client = await firm.client()
+    request = pay.CreateCheckoutSessionRequest(
+        purpose=checkout_pb2.CHECKOUT_PURPOSE_SUBSCRIPTION,
+        client_id=client.id,
+        provider_price_id="price_monthly",
+        success_url="https://firm.example/x",
+    )
+    page = (await firm.call(request)).checkout_session
+    name, session = f"sub_{uuid4().hex}", firm.stripe.sessions[page.provider_reference]
+    session |= {
+        "status": "complete",
+        "payment_status": "paid",
+        "subscription": name,
+        "url": None,
+        "amount_total": 2000,
+        "currency": "usd",
+    }
+    told = await firm.told("checkout.session.completed", session)
+    assert event_state(told) == "APPLIED", told.last_error
+    found = (await firm.call(pay.GetCheckoutSessionRequest(checkout_session_id=page.id))).checkout_session
+    assert found.provider_subscription_id == name
+    # Its invoices name nothing but the subscription.
+    bill = {"id": f"in_{uuid4().hex}", "object": "invoice", "status": "open", "total": 2000, "amount_due": 2000, "amount_paid": 0,
+            "currency": "usd", "created": int(time.time()), "customer": None, "metadata": {}, "subscription": name}  # fmt: skip
+    assert event_state(await firm.told("invoice.finalized", bill, version=OLD)) == "APPLIED"
 
 
 def subscription(reference: str, customer: str, status: str, version: str, **fields: Any) -> dict[str, Any]:
@@ -123,7 +224,9 @@ def subscription(reference: str, customer: str, status: str, version: str, **fie
 
 
 @pytest.mark.parametrize(("whose", "version"), [("firm", NEW), ("owner", OLD)])
-async def test_stripes_own_subscriptions_and_invoices_are_mirrored(firms: dict[str, Firm], whose: str, version: str) -> None:
+async def test_stripes_own_subscriptions_and_invoices_are_mirrored(
+    firms: dict[str, Firm], whose: str, version: str
+) -> None:
     firm = firms[whose]
     client = await firm.client()
     request = pay.EnsureProviderCustomerRequest(client_id=client.id)
@@ -147,7 +250,9 @@ async def test_stripes_own_subscriptions_and_invoices_are_mirrored(firms: dict[s
     ]:
         told = await firm.told(kind, subject, version=version)
         assert event_state(told) == "APPLIED", (kind, told.last_error)
-    rows = await firm.house.rows(firm.id, "SELECT kind, state FROM provider_mirror WHERE reference = ANY(%s) ORDER BY kind", [name, bill])
+    rows = await firm.house.rows(
+        firm.id, "SELECT kind, state FROM provider_mirror WHERE reference = ANY(%s) ORDER BY kind", [name, bill]
+    )
     assert [(row["kind"], row["state"]) for row in rows] == [("INVOICE", "PAID"), ("SUBSCRIPTION", "ACTIVE")]
     ended = subscription(name, customer, "canceled", version, canceled_at=int(time.time()))
     assert event_state(await firm.told("customer.subscription.deleted", ended)) == "APPLIED"
@@ -157,9 +262,17 @@ async def test_stripes_own_subscriptions_and_invoices_are_mirrored(firms: dict[s
 
 async def test_a_type_nobody_knows_is_kept_and_ignored(owner: Firm, firm: Firm) -> None:
     client = await firm.client()
-    customer = (await firm.call(pay.EnsureProviderCustomerRequest(client_id=client.id))).provider_customer.provider_reference
-    for each, subject in [(owner, {"id": "x_1", "object": "brand_new"}), (firm, {"id": "x_2", "object": "brand_new", "customer": customer})]:
+    customer = (
+        await firm.call(pay.EnsureProviderCustomerRequest(client_id=client.id))
+    ).provider_customer.provider_reference
+    for each, subject in [
+        (owner, {"id": "x_1", "object": "brand_new"}),
+        (firm, {"id": "x_2", "object": "brand_new", "customer": customer}),
+    ]:
         told = await each.told("brand_new.thing_happened", subject)
         assert event_state(told) == "IGNORED"
         read = await each.call(events.GetProviderEventRequest(provider_event_id=told.id))
-        assert (read.provider_event.type, b"brand_new" in read.provider_event.body) == ("brand_new.thing_happened", True)
+        assert (read.provider_event.type, b"brand_new" in read.provider_event.body) == (
+            "brand_new.thing_happened",
+            True,
+        )

@@ -6,12 +6,22 @@ import asyncio
 import json
 import random
 import time
+from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import pytest
 
+from tests import support
 from tests.integration.stripe_house.conftest import configured, new_firm
-from tests.integration.stripe_house.house import OWN_SECRET, PLATFORM_SECRET, Firm, House, event_state, payment_state
+from tests.integration.stripe_house.house import (
+    OWN_SECRET,
+    PLATFORM_SECRET,
+    Firm,
+    House,
+    event_state,
+    events,
+    payment_state,
+)
 from tests.integration.stripe_house.payloads import event, event_id, payment_intent, signature
 
 PLATFORM = "/webhooks/stripe"
@@ -25,8 +35,6 @@ def anything(**fields: object) -> bytes:
 async def stored(house: House, body: bytes) -> int:
     """How many envelopes there are of an event."""
     statement = "SELECT count(*) AS n FROM control.inbox_envelope WHERE dedupe_key = %s"
-    from tests import support
-
     async with house.database.transaction(support.context(None), write=False) as uow:
         return int(await uow.fetch_value(statement, (json.loads(body)["id"],)))
 
@@ -39,9 +47,36 @@ async def test_taken_in_and_taken_in_before(house: House) -> None:
     assert await stored(house, body) == 1
 
 
+async def test_bytes_are_taken_as_they_come(owner: Firm, house: House) -> None:
+    """Raw UTF-8, odd spacing, unknown fields, one line: whatever was signed is what is verified and kept."""
+    name = event_id()
+    parts = (
+        f'{{"type":"customer.updated" ,"id":"{name}","object":"event","created":1700000000,"livemode":false',
+        ',"extra":{"é":[1,2.50,null]},"data":{"object":{"id":"cus_unbekannt","object":"customer","name":"Zoë 東京 🙂"}}}\n\n',
+    )
+    body = "".join(parts).encode()
+    assert (await house.post(body, OWN_SECRET, owner.path)).status_code == 200
+    told = await owner.dealt_with(name)
+    assert event_state(told) == "IGNORED"
+    read = (await owner.call(events.GetProviderEventRequest(provider_event_id=told.id))).provider_event
+    assert read.body == body
+    lost = await house.http.post(
+        owner.path, content=iter_of(body), headers={"stripe-signature": signature(body, OWN_SECRET)}
+    )
+    assert (lost.status_code, lost.json()["duplicate"]) == (200, True)
+
+
+async def iter_of(body: bytes) -> AsyncIterator[bytes]:
+    """A body in chunks, without its length."""
+    for start in range(0, len(body), 50):
+        yield body[start : start + 50]
+
+
 @pytest.mark.parametrize("whose", ["platform", "own"])
 async def test_what_is_not_signed_as_it_must_be_is_refused(house: House, owner: Firm, whose: str) -> None:
-    path, secret, wrong = (PLATFORM, PLATFORM_SECRET, OWN_SECRET) if whose == "platform" else (owner.path, OWN_SECRET, PLATFORM_SECRET)
+    path, secret, wrong = (
+        (PLATFORM, PLATFORM_SECRET, OWN_SECRET) if whose == "platform" else (owner.path, OWN_SECRET, PLATFORM_SECRET)
+    )
     now, body = int(time.time()), anything()
     good = signature(body, secret)
     stamp, digest = good.removeprefix("t=").split(",v1=")
@@ -61,13 +96,23 @@ async def test_what_is_not_signed_as_it_must_be_is_refused(house: House, owner: 
     assert (await house.post(body, None, path, stripe_signature=several)).status_code == 200
     for at in (now - 280, now + 240):
         another = anything()
-        assert (await house.post(another, None, path, stripe_signature=signature(another, secret, at=at))).status_code == 200
+        assert (
+            await house.post(another, None, path, stripe_signature=signature(another, secret, at=at))
+        ).status_code == 200
 
 
 async def test_the_other_statuses(house: House, owner: Firm) -> None:
     body = anything()
     unknown = owner.path[:-4] + "0000"
-    for path in ("/webhooks/nobody", "/webhooks/manual", unknown, "/webhooks/stripe/acct_123", "/webhooks/Stripe", "/webhooks", "/"):
+    for path in (
+        "/webhooks/nobody",
+        "/webhooks/manual",
+        unknown,
+        "/webhooks/stripe/acct_123",
+        "/webhooks/Stripe",
+        "/webhooks",
+        "/",
+    ):
         assert (await house.post(body, PLATFORM_SECRET, path)).status_code == 404, path
     wrong_provider = owner.path.replace("stripe", "sandbox")
     assert (await house.post(body, OWN_SECRET, wrong_provider)).status_code == 404
@@ -85,7 +130,15 @@ async def test_an_event_of_the_other_mode_is_refused(house: House) -> None:
 
 
 async def test_what_is_signed_and_is_no_event_is_kept(house: House, owner: Firm) -> None:
-    for body in (b"not json", b"[]", b"{}", b'{"id": "evt_x"}', b"\xff\xfe", b'{"id":1,"type":2,"data":[]}', b'{"a":' * 3000 + b"1" + b"}" * 3000):
+    for body in (
+        b"not json",
+        b"[]",
+        b"{}",
+        b'{"id": "evt_x"}',
+        b"\xff\xfe",
+        b'{"id":1,"type":2,"data":[]}',
+        b'{"a":' * 3000 + b"1" + b"}" * 3000,
+    ):
         assert (await house.post(body, OWN_SECRET, owner.path)).status_code == 200, body[:40]
 
 

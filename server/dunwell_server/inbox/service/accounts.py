@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 from uuid import UUID
 
 from dunwell_server.inbox.model import Account, live_secrets
@@ -23,8 +24,6 @@ from dunwell_server.providers.registry import ProviderRegistry
 
 FRESH_SECONDS: Final = 1.0
 """How long an account is used before its row is read again: a rotated secret works, and a withdrawn one ends, within this time."""
-STALE_SECONDS: Final = 0.05
-"""Before a signature is refused, the row is read again unless it was read this short a time ago: the secret may just have been rotated."""
 _REMEMBERED: Final = 10_000
 
 
@@ -60,13 +59,18 @@ class _Known:
     read: float
 
 
+_Key: TypeAlias = tuple[str, UUID | None]
+
+
 class Endpoints:
     """The accounts that this process has met. Credentials are decrypted once per version of the row and kept in memory only."""
 
     def __init__(self, registry: ProviderRegistry, vault: Vault) -> None:
         self._registry = registry
         self._vault = vault
-        self._known: OrderedDict[tuple[str, UUID | None], _Known] = OrderedDict()
+        self._known: OrderedDict[_Key, _Known] = OrderedDict()
+        self._reading: dict[_Key, asyncio.Task[tuple[Endpoint, ...]]] = {}
+        self._next_reading: dict[_Key, asyncio.Task[tuple[Endpoint, ...]]] = {}
         self._opened: dict[UUID, Endpoint] = {}
         self._webhooks: dict[str, Webhooks | None] = {}
 
@@ -115,20 +119,48 @@ class Endpoints:
         self._opened[row.id] = endpoint
         return endpoint
 
-    async def find(
-        self, database: Database, provider: str, account_id: UUID | None, *, max_age: float = FRESH_SECONDS
-    ) -> tuple[Endpoint, ...]:
+    async def find(self, database: Database, provider: str, account_id: UUID | None) -> tuple[Endpoint, ...]:
         """The account of that provider, or (None) the platform's accounts there. Nothing: there is none, or it sends no webhooks."""
         if self.webhooks_of(provider) is None:
             return ()
         key = (provider, account_id)
         known = self._known.get(key)
-        now = time.monotonic()
-        if known is not None and now - known.read <= max_age:
+        if known is not None and time.monotonic() - known.read <= FRESH_SECONDS:
             return known.endpoints
-        rows = await database.run(system_context(None, "webhook:account"), _reader(provider, account_id), write=False)
+        return await self._read(database, key)
+
+    async def find_again(self, database: Database, provider: str, account_id: UUID | None) -> tuple[Endpoint, ...]:
+        """The same, from a reading that begins after this call: to be asked before a signature is refused.
+
+        Calls that wait for an account share a reading, and there is one at a time: a flood of forged webhooks is no flood of queries.
+        """
+        if self.webhooks_of(provider) is None:
+            return ()
+        key = (provider, account_id)
+        reading = self._next_reading.get(key)
+        if reading is None:
+            reading = asyncio.create_task(self._read_after(self._reading.get(key), database, key))
+            self._next_reading[key] = reading
+        return await asyncio.shield(reading)
+
+    async def _read_after(
+        self, before: asyncio.Task[tuple[Endpoint, ...]] | None, database: Database, key: _Key
+    ) -> tuple[Endpoint, ...]:
+        if before is not None:
+            await asyncio.wait([before])
+        # Whoever calls from here on needs a reading that begins later than this one.
+        mine = self._reading[key] = self._next_reading.pop(key)
+        try:
+            return await self._read(database, key)
+        finally:
+            if self._reading.get(key) is mine:
+                del self._reading[key]
+
+    async def _read(self, database: Database, key: _Key) -> tuple[Endpoint, ...]:
+        began = time.monotonic()
+        rows = await database.run(system_context(None, "webhook:account"), _reader(*key), write=False)
         endpoints = tuple(self.endpoint(row) for row in rows)
-        self._known[key] = _Known(endpoints, now)
+        self._known[key] = _Known(endpoints, began)
         self._known.move_to_end(key)
         while len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)

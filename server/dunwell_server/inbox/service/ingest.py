@@ -9,7 +9,7 @@ from uuid import UUID
 from dunwell_server.inbox import metrics
 from dunwell_server.inbox.model import NewEvent, kept_headers, source_bucket
 from dunwell_server.inbox.service import routing
-from dunwell_server.inbox.service.accounts import STALE_SECONDS, Endpoint, Endpoints, Vault
+from dunwell_server.inbox.service.accounts import Endpoint, Endpoints, Vault
 from dunwell_server.inbox.service.routing import Route, Stored
 from dunwell_server.kernel.clock import machine_now
 from dunwell_server.kernel.errors import DunwellError, Reason
@@ -76,9 +76,7 @@ class Ingestor:
             return await _verify(endpoints, webhook)
         except (SignatureRefused, _NoEndpoint):
             # Perhaps the secret was rotated a moment ago, or the account made: the row decides, not our memory of it.
-            again = await self._endpoints.find(
-                self._database, webhook.provider, webhook.account_id, max_age=STALE_SECONDS
-            )
+            again = await self._endpoints.find_again(self._database, webhook.provider, webhook.account_id)
         try:
             return await _verify(again, webhook)
         except SignatureRefused as error:

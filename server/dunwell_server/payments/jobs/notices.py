@@ -11,11 +11,11 @@ from dunwell_server.payments.jobs.pages import complete_setup
 from dunwell_server.payments.page_model import CheckoutPurpose, CheckoutSession
 from dunwell_server.payments.reading import is_bare
 from dunwell_server.payments.service import notices
-from dunwell_server.payments.store import checkouts, customers
+from dunwell_server.payments.store import checkouts, customers, setups
 from dunwell_server.platform.context import CallContext
 from dunwell_server.platform.database import Database, UnitOfWork
 from dunwell_server.providers.abilities import CheckoutDetails, CheckoutState, SetupDetails, SetupState
-from dunwell_server.providers.base import MethodDetails, OutcomeClass
+from dunwell_server.providers.base import MethodDetails, OutcomeClass, ProviderRefused
 from dunwell_server.providers.events import (
     CheckoutNotice,
     CustomerNotice,
@@ -55,17 +55,35 @@ class SetupApplier(_Asking):
     async def prepare(
         self, database: Database, context: CallContext, origin: Origin, notice: SetupNotice
     ) -> SetupDetails:
-        """The method saved, in full."""
+        """The method saved, in full. The event is evidence by itself: what is asked for only adds to it."""
         details = notice.details
         incomplete = details.method is None or is_bare(details.method)
-        if details.state is not SetupState.SUCCEEDED or not incomplete or "setup" not in details.metadata:
+        if details.state is not SetupState.SUCCEEDED or not incomplete:
+            return details
+        if "setup" not in details.metadata and not await self._is_known(database, context, origin, details):
             return details
         gateway = await self._gateway(database, context, origin)
         if gateway is None:
             return details
-        async with gateway.turn():
-            found = await setups_of(gateway).get_setup_intent(gateway.account, details.provider_reference)
-        return await complete_setup(gateway, found)
+        try:
+            async with gateway.turn():
+                found = await setups_of(gateway).get_setup_intent(gateway.account, details.provider_reference)
+            # Success is final: an answer that does not know of it is older than the event.
+            knows = found.state is SetupState.SUCCEEDED and found.method is not None
+            return await complete_setup(gateway, found if knows else details)
+        except ProviderRefused:
+            if details.method is None:
+                raise
+            return details
+
+    @staticmethod
+    async def _is_known(database: Database, context: CallContext, origin: Origin, details: SetupDetails) -> bool:
+        known = await database.run(
+            context,
+            lambda uow: setups.by_reference(uow, origin.account_id, details.provider_reference),
+            write=False,
+        )
+        return known is not None
 
     async def apply(self, uow: UnitOfWork, origin: Origin, notice: SetupNotice, prepared: SetupDetails) -> Applied:
         """What has become of a set-up intent."""

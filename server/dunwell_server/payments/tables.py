@@ -277,7 +277,10 @@ credit_note = tenant_table(
     optional("reason"),
     Column("issue_date", DATE, nullable=False),
     created(),
-    CheckConstraint("amount_minor > 0 AND tax_minor >= 0 AND deferred_minor >= 0 AND tax_minor + deferred_minor <= amount_minor", name="amount"),
+    CheckConstraint(
+        "amount_minor > 0 AND tax_minor >= 0 AND deferred_minor >= 0 AND tax_minor + deferred_minor <= amount_minor",
+        name="amount",
+    ),
     reference("client_id", "client"),
     reference("invoice_id", "invoice", ("currency_code", "currency_code")),
     UniqueConstraint("firm_id", "series", "series_no"),

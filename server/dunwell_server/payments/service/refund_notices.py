@@ -8,6 +8,7 @@ from uuid import UUID
 from dunwell_server.inbox.ports import Applied, NotYet, Origin, QuietPreparation
 from dunwell_server.kernel.ids import Prefix, encode
 from dunwell_server.payments.model import Source
+from dunwell_server.payments.service.disputed import find_payment
 from dunwell_server.payments.service.refund_taking import take_refund
 from dunwell_server.platform.context import CallContext
 from dunwell_server.platform.database import Database, UnitOfWork
@@ -52,8 +53,10 @@ class RefundTotalNotices:
     async def apply(
         self, uow: UnitOfWork, origin: Origin, notice: RefundTotalNotice, prepared: list[ProviderRefund]
     ) -> Applied:
-        """Take each of them over."""
+        """Take each of them over. NotYet while the provider's list of a payment of ours lags behind what its event tells of."""
         if not prepared:
+            if notice.refunded.minor and await find_payment(uow, origin.account_id, notice.payment_reference):
+                raise NotYet("the provider lists no refunds of the payment yet")
             return Applied.ignored("the provider lists no refunds of the payment")
         return Applied("; ".join([await _take(uow, origin, refund) for refund in prepared])[:500])
 

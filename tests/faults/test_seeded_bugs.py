@@ -51,7 +51,7 @@ BUGS = (
     ),
     Bug(
         "an unclear answer counts as a refusal to send",
-        f"{SERVER}/payments/jobs/translation.py",
+        f"{SERVER}/payments/reading.py",
         "            return Unknown(_why(outcome))\n",
         "            return NotSent(_why(outcome))\n",
         "tests/integration/payments/test_unknown.py",
@@ -68,7 +68,7 @@ BUGS = (
         f"{SERVER}/payments/model.py",
         'return derive_uuid("payment", firm_id, invoice_id, cycle, slot, revision)',
         "return __import__('uuid').uuid4()",
-        "tests/integration/payments",
+        "tests/integration/payments/test_restore.py",
     ),
     Bug(
         "another amount than was asked for counts as success",
@@ -106,6 +106,41 @@ BUGS = (
         "ROUND_HALF_DOWN",
         "tests/unit/kernel/test_money.py",
         times=0,
+    ),
+    Bug(
+        "what is being refunded is not kept back: two refunds at once give more than was received",
+        f"{SERVER}/payments/store/refunds.py",
+        "refund_pending_minor = refund_pending_minor + %(amount)s,",
+        "refund_pending_minor = refund_pending_minor + 0 * %(amount)s,",
+        "tests/integration/payments/test_refunds.py",
+    ),
+    Bug(
+        "an event counts as applied although what it tells of is not known yet",
+        f"{SERVER}/inbox/service/applying.py",
+        "            await self._postpone(database, context, event, error.why, read)\n",
+        "            await database.run(context, lambda uow: self._take(uow, event, read, [], [str(error)]))\n",
+        "tests/integration/inbox/test_applying.py",
+    ),
+    Bug(
+        "a signature from the future is taken",
+        f"{SERVER}/providers/stripe/signature.py",
+        "    if age < -tolerance_seconds:\n        raise SignatureRefused(IN_FUTURE)\n",
+        "",
+        "tests/unit/providers/stripe",
+    ),
+    Bug(
+        "an account without a secret takes every webhook",
+        f"{SERVER}/providers/stripe/signature.py",
+        "    if not live:\n        raise SignatureRefused(NO_SECRET)\n",
+        "    if not live:\n        return now\n",
+        "tests/unit/providers/stripe",
+    ),
+    Bug(
+        "a duplicate is another event",
+        f"{SERVER}/inbox/model.py",
+        "        return dedupe_key(self.event_id, self.body)\n",
+        "        return dedupe_key(str(self.id), self.body)\n",
+        "tests/integration/inbox/test_ingest.py",
     ),
 )
 

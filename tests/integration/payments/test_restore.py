@@ -198,3 +198,19 @@ async def test_an_attempt_that_the_book_thinks_unsent_gets_the_answer_it_had(
     view = await world.payment(payment.id)
     assert view.attempts[0].state is AttemptState.DECLINED
     assert (await world.invoice_now(invoice.id)).state is InvoiceState.FAILED
+
+
+async def test_even_without_recovery_what_is_charged_again_goes_under_the_same_keys(
+    cluster_url: str, restorable: tuple[World, str]
+) -> None:
+    """Ids follow from what a payment is for: a provider that still remembers its keys recognises what it has charged before."""
+    world, url = restorable
+    backups = Backups(cluster_url, url)
+    invoices = [(await due_client(world, "pm_card_visa", 1))[1] for _ in range(3)]
+    await backups.take(world)
+    await world.advance(world.now + timedelta(days=1))
+    assert world.movements == len(invoices)
+    await backups.restore(world)
+    await world.work()
+    assert [(await world.invoice_now(invoice.id)).state for invoice in invoices] == [InvoiceState.PAID] * len(invoices)
+    assert world.movements == len(invoices)

@@ -12,7 +12,9 @@ from dunwell_server.billing.model import InvoiceState
 from dunwell_server.billing.service.closing import void_invoice
 from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.payments.model import PaymentState
+from dunwell_server.payments.service.collecting import claim_batch
 from dunwell_server.payments.service.manual import record_manual
+from dunwell_server.payments.store.due import claim_attempts
 from dunwell_server.platform.runs import RunState
 from tests.integration.payments.world import Workers, World
 from tests.providers.gateway import GatewayProcess
@@ -176,8 +178,6 @@ async def test_a_run_of_one_client_leaves_the_others_alone(world: World) -> None
 
 
 async def test_a_run_goes_on_after_its_worker_died_between_claim_and_send(world: World) -> None:
-    from dunwell_server.payments.service.collecting import claim_batch
-
     client, _ = await world.client("pm_card_visa")
     invoices = [await world.invoice(client, due=DUE) for _ in range(3)]
     await world.move(RUN)
@@ -192,3 +192,25 @@ async def test_a_run_goes_on_after_its_worker_died_between_claim_and_send(world:
     items = await world.items(run)
     assert {items[invoice.id].outcome for invoice in invoices} == {"CHARGED"}
     assert world.movements == 3
+
+
+async def test_who_has_lost_its_claim_sends_nothing(world: World, gateway: GatewayProcess) -> None:
+    client, _ = await world.client("pm_card_visa")
+    invoice = await world.invoice(client, due=DUE)
+    await world.move(RUN)
+    late, quick = world.workers.charger, Workers.at(gateway.url)
+    async with world.db.transaction(world.context) as uow:
+        claimed = (await claim_batch(uow, late.owner, 10)).claims
+    async with world.db.transaction(world.context) as uow:
+        await uow.execute(
+            "UPDATE attempt SET lease_until = clock_timestamp() - interval '1 s' WHERE firm_id = %s", (world.firm_id,)
+        )
+    async with world.db.transaction(world.context) as uow:
+        taken = await claim_attempts(uow, quick.charger.owner, 10)
+    assert [claim.attempt_id for claim in taken] == [claim.attempt_id for claim in claimed]
+    await late.run_slots(world.db, world.context, claimed)
+    await late.run(world.db, world.context, claimed)
+    assert (world.movements, (await world.invoice_now(invoice.id)).state) == (0, InvoiceState.SENT)
+    await quick.checker.run(world.db, world.context, taken)
+    assert (world.movements, (await world.invoice_now(invoice.id)).state) == (1, InvoiceState.PAID)
+    await quick.provider.close()

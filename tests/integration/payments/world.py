@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from decimal import Decimal
@@ -35,7 +36,7 @@ from dunwell_server.platform.context import CallContext
 from dunwell_server.platform.crypto import Vault, account_aad
 from dunwell_server.platform.database import Database
 from dunwell_server.platform.domain_events import Bus
-from dunwell_server.providers.base import AccountMode, Credentials, ProviderAccount
+from dunwell_server.providers.base import AccountMode, Credentials, ProviderAccount, ProviderUnavailable
 from dunwell_server.providers.registry import ProviderRegistry
 from dunwell_server.providers.sandbox import SandboxProvider
 from tests import support
@@ -117,7 +118,7 @@ class World:
                 "INSERT INTO control.provider_account (id, firm_id, provider, mode, credentials, key_id) VALUES (%s, %s, 'sandbox', 'TEST', %s, %s)",
                 (uuid7(), context.firm_id, sealed, key_id),
             )
-        await workers.provider.set_clock(world._clock, START)
+        await world._set_sandbox_clock(START)
         return world
 
     @property
@@ -216,6 +217,14 @@ class World:
         """Move both clocks and do nothing."""
         self.now = to
         await support.set_clock(self.db, self.firm_id, to)
+        await self._set_sandbox_clock(to)
+
+    async def _set_sandbox_clock(self, to: datetime) -> None:
+        """Charges may time out; the world's own clock waits for a busy machine."""
+        for _ in range(20):
+            with suppress(ProviderUnavailable):
+                await self.workers.provider.set_clock(self._clock, to)
+                return
         await self.workers.provider.set_clock(self._clock, to)
 
     async def collection_run(self, *, dry_run: bool = False, **params: Any) -> runs.Run:

@@ -96,3 +96,14 @@ async def test_a_listener_that_never_answers_is_no_answer() -> None:
 def test_retry_after_is_whole_seconds_or_nothing(text: str, seconds: float | None) -> None:
     assert http.retry_after(httpx.Response(429, headers={"Retry-After": text})) == seconds
     assert http.retry_after(httpx.Response(429)) is None
+
+
+async def test_requests_that_are_cancelled_at_any_moment_leave_working_connections(client: httpx.AsyncClient) -> None:
+    for step in range(120):
+        calls = [asyncio.ensure_future(charge(client)) for _ in range(2)]
+        await asyncio.sleep(step * 0.0002)
+        for call in calls:
+            call.cancel()
+        for outcome in await asyncio.gather(*calls, return_exceptions=True):
+            assert outcome == 200 or isinstance(outcome, asyncio.CancelledError), repr(outcome)
+    assert await asyncio.gather(*(charge(client, patience=5.0) for _ in range(8))) == [200] * 8

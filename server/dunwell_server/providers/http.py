@@ -11,6 +11,7 @@ import importlib.util
 import ssl
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any, Final
 
 import httpx
@@ -46,6 +47,7 @@ class ConnectionStack(httpx.AsyncBaseTransport):
         self._all: list[httpx.AsyncHTTPTransport] = []
         self._slots = asyncio.Semaphore(max_connections)
         self._wait_seconds = wait_seconds
+        self._closing: set[asyncio.Task[None]] = set()
         self._tls: ssl.SSLContext = httpx.create_ssl_context(trust_env=trust_env)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -61,7 +63,7 @@ class ConnectionStack(httpx.AsyncBaseTransport):
             response.stream = _Lease(response.stream, self, transport)
             return response
         except BaseException:
-            self.give_back(transport)
+            self.discard(transport)
             raise
 
     def _new(self) -> httpx.AsyncHTTPTransport:
@@ -75,10 +77,30 @@ class ConnectionStack(httpx.AsyncBaseTransport):
         self._free.append(transport)
         self._slots.release()
 
+    def discard(self, transport: httpx.AsyncHTTPTransport) -> None:
+        """Makes room for a new transport in place of one whose exchange was broken off.
+
+        Interrupted at the wrong moment a transport believes that its only connection is in use, for ever; the last one
+        used being the next one taken, every later request would wait for it in vain.
+        """
+        self._slots.release()
+        if transport in self._all:
+            self._all.remove(transport)
+            task = asyncio.ensure_future(_close(transport))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
     async def aclose(self) -> None:
         transports, self._all, self._free = self._all, [], []
         for transport in transports:
             await transport.aclose()
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=self._wait_seconds)
+
+
+async def _close(transport: httpx.AsyncHTTPTransport) -> None:
+    with suppress(Exception):  # It is given up already; nobody waits for a proper end.
+        await transport.aclose()
 
 
 class _Lease(httpx.AsyncByteStream):
@@ -100,8 +122,10 @@ class _Lease(httpx.AsyncByteStream):
         if transport is not None:
             try:
                 await self._inner.aclose()
-            finally:
-                self._stack.give_back(transport)
+            except BaseException:
+                self._stack.discard(transport)
+                raise
+            self._stack.give_back(transport)
 
 
 def new_client(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ def settings_of(urls: support.DatabaseUrls, folder: Path, stripe: str) -> Settin
     return Settings(_env_file=None, **values)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def house(cluster_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
     """Everything, running in this process; Stripe's stand-ins are processes of their own."""
     folder = tmp_path_factory.mktemp("house")
@@ -91,11 +90,12 @@ async def _running(
         worker.stop()
         router.stop()
         sealer.stop()
+        await asyncio.wait(jobs, timeout=20)
         for job in jobs:
-            with suppress(asyncio.CancelledError):
-                await job
-        await sidecar.stop()
-        await server.stop()
+            job.cancel()
+        async with asyncio.timeout(60):
+            await sidecar.stop()
+            await server.stop()
 
 
 async def new_firm(house: House, name: str) -> Firm:
@@ -112,25 +112,25 @@ async def new_firm(house: House, name: str) -> Firm:
     return Firm(house, firm.id, made.secret, house.platform, "/webhooks/stripe", PLATFORM_SECRET)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def firm(house: House) -> Firm:
     """A firm on the installation's account."""
     return await new_firm(house, "Harbour & Vale")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def neighbour(house: House) -> Firm:
     """Another firm on the same account."""
     return await new_firm(house, "Next Door")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def owner(house: House) -> Firm:
     """A firm with an account of its own, set up by its admin."""
     return await configured(await new_firm(house, "Own Account"), OWN_SECRET)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def firms(firm: Firm, neighbour: Firm, owner: Firm) -> dict[str, Firm]:
     """All three by their names here."""
     return {"firm": firm, "neighbour": neighbour, "owner": owner}

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+from prometheus_client import REGISTRY
 
 from dunwell.v1 import admin_service_pb2, api_key_pb2, firm_pb2, options_pb2, provider_pb2
 from dunwell_server.admin.jobs import create_admin_key
@@ -44,6 +45,7 @@ def settings_of(urls: support.DatabaseUrls, folder: Path, stripe: str) -> Settin
 @pytest.fixture(scope="package")
 async def house(cluster_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
     """Everything, running in this process; Stripe's stand-ins are processes of their own."""
+    known = set(REGISTRY._collector_to_names)
     folder = tmp_path_factory.mktemp("house")
     books = []
     for name in ("platform", "own"):
@@ -67,6 +69,8 @@ async def house(cluster_url: str, tmp_path_factory: pytest.TempPathFactory) -> A
     for account, book in zip((platform, own), books, strict=True):
         await account.close()
         book.stop()
+    for collector in set(REGISTRY._collector_to_names) - known:
+        REGISTRY.unregister(collector)  # A process has one house; this one may have another after this.
 
 
 async def _running(

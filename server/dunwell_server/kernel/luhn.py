@@ -1,9 +1,10 @@
 """Recognising payment card numbers in free text, so that they are refused and never stored or logged.
 
 A card number is a run of 13 to 19 digits, single spaces, no-break spaces or dashes allowed between digits, that passes
-the Luhn check and begins like a card network's numbers of that length. The last condition and the exemption of UUIDs
-keep out what free text is full of: phone numbers, IBANs, dates, millisecond timestamps, identifiers. Digits of any
-script count. A longer unbroken run of digits is not a card number, but in grouped digits every sequence of whole
+the Luhn check and begins like a card network's numbers of that length. The last condition keeps out what free text is
+full of: phone numbers, IBANs, dates, millisecond timestamps. Identifiers are exempt: UUIDs, and what providers give out,
+a short lower-case prefix, an underscore and 20 or more letters and digits of both sorts ("evt_…"): in their random digits
+one in some thousand reads like a card number. Digits of any script count. A longer unbroken run of digits is not a card number, but in grouped digits every sequence of whole
 groups is tried, so that "4242 4242 4242 4242 123" does not hide the number before the security code.
 """
 
@@ -15,6 +16,7 @@ from typing import Final
 _CANDIDATE: Final = re.compile(r"\d(?:[ \u00a0-]?\d){12,}")
 _SEPARATOR: Final = re.compile(r"[ \u00a0-]")
 _UUID: Final = re.compile(r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b")
+_PROVIDER_ID: Final = re.compile(r"(?<![0-9A-Za-z])[a-z]{2,12}_(?=[0-9]*[A-Za-z])[0-9A-Za-z]{20,}(?![0-9A-Za-z])")
 _DOUBLED: Final = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
 
 # Beginnings of the networks' numbers by length: Visa, Mastercard, American Express, Diners, JCB, Discover and the
@@ -56,7 +58,7 @@ def contains_card_number(text: str) -> bool:
     """Whether ``text`` holds what looks like a payment card number. Linear in the length of the text."""
     if len(text) < 13 or _CANDIDATE.search(text) is None:
         return False
-    for run in _CANDIDATE.findall(_UUID.sub(" . ", text)):
+    for run in _CANDIDATE.findall(_PROVIDER_ID.sub(" . ", _UUID.sub(" . ", text))):
         if not run.isascii():
             run = "".join(str(int(char)) if char.isdecimal() else " " for char in run)
         groups = _SEPARATOR.split(run)

@@ -84,6 +84,25 @@ def test_our_own_ids_are_left_alone(seed: int) -> None:
     assert not contains_card_number(str(derive_uuid("luhn", seed)))
 
 
+@pytest.mark.parametrize("card", CARDS)
+def test_random_ids_of_providers_are_left_alone(card: str) -> None:
+    body = f"f{card}a0b1c2d3e4f5"[:24]
+    for text in (f"evt_{body}", f"seti_{body}_secret_{body}", f'{{"id": "evt_{body}"}}', f"stripe/evt_{body}"):
+        assert not contains_card_number(text), text
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_a_prefix_alone_hides_no_card_number(card: str) -> None:
+    for text in (
+        f"tok_{card}",
+        f"pm_{card}a",
+        f"evt_{card} {card}",
+        f"EVT_f{card}a0b1c2d3e4f5",
+        f"evt-f{card}a0b1c2d3e4f5",
+    ):
+        assert contains_card_number(text), text
+
+
 @given(st.text(max_size=60), st.sampled_from(CARDS), st.text(max_size=60))
 def test_found_wherever_it_stands_in_words(before: str, card: str, after: str) -> None:
     assert contains_card_number(f"{before}, {card}, {after}")

@@ -26,6 +26,7 @@ from dunwell_server.admin.service.platform_accounts import PlatformAccount
 from dunwell_server.billing.jobs import PackageRunExecutor
 from dunwell_server.billing.ports import CollectionPlanner
 from dunwell_server.billing.rpc.messages import present_client, present_invoice
+from dunwell_server.billing.rpc.parts import BillingParts
 from dunwell_server.billing.rpc.runs import planned_invoice
 from dunwell_server.billing.rpc.servicer import BillingServicer
 from dunwell_server.billing.service.engagements import end_due_engagements
@@ -243,7 +244,10 @@ class Application:
         )
         calls = Calls(self.database, server.background)
         all_firms = AllFirmsRuns(self.database)
-        server.add(add_BillingServiceServicer_to_server, BillingServicer(calls, all_firms, keys.page_token))
+        server.add(
+            add_BillingServiceServicer_to_server,
+            BillingServicer(BillingParts(calls, all_firms, Pager(keys.page_token))),
+        )
         presenters = Presenters(present_client, present_invoice)
         keeper = MethodKeeper(self.charger.gateways)
         payments = PaymentParts(

@@ -18,6 +18,7 @@ from dunwell.v1 import billing_service_pb2_grpc, run_pb2
 from dunwell_server.billing.jobs import PackageRunExecutor
 from dunwell_server.billing.ports import CollectionPlanner
 from dunwell_server.billing.rpc import BillingServicer
+from dunwell_server.billing.rpc.parts import BillingParts
 from dunwell_server.kernel.ids import Prefix, encode, uuid7
 from dunwell_server.payments.planning import Planner
 from dunwell_server.platform.context import CallContext, Role, system_context
@@ -26,6 +27,7 @@ from dunwell_server.platform.domain_events import Bus
 from dunwell_server.platform.runs import RunKind
 from dunwell_server.rpc.auth import ApiKeys, Authenticator
 from dunwell_server.rpc.calls import Calls
+from dunwell_server.rpc.converters import Pager
 from dunwell_server.rpc.server import RpcServer
 from dunwell_server.scheduler.runs import RunHandler
 from tests import support
@@ -103,7 +105,8 @@ async def served(db: Database, tmp_path: Path) -> AsyncIterator[Served]:
     server = RpcServer(
         settings(tmp_path), Authenticator(ApiKeys(keys, (PEPPER,))), healthy, services={SERVICE}, health_interval=0.1
     )
-    servicer = BillingServicer(Calls(db, server.background), all_firms, b"k" * 32)
+    parts = BillingParts(Calls(db, server.background), all_firms, Pager(b"k" * 32))
+    servicer = BillingServicer(parts)
     server.add(billing_service_pb2_grpc.add_BillingServiceServicer_to_server, servicer)
     await server.start()
     worker = asyncio.create_task(_execute_runs(db, firm.firm_id))

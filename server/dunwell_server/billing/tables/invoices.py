@@ -1,4 +1,4 @@
-"""Clients, engagements, invoices with their lines, coverage, and number series.
+"""Invoices with their lines, coverage, and number series.
 
 An invoice stores facts; `amount_paid`, `amount_due` and `state` are computed by the database from them, so that they cannot drift apart.
 `model.derive_state` is the same function in Python; a test proves the two equal.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy.dialects.postgresql import ExcludeConstraint
 
+from dunwell_server.billing.tables.vocabulary import AUTOPAY_STATUSES, CADENCES, FAILURE_CODES
 from dunwell_server.platform.schema import (
     DATE,
     DATERANGE,
@@ -36,82 +37,7 @@ from dunwell_server.platform.schema import (
     text,
     updated,
     version,
-)  # fmt: skip
-
-CADENCES = ("ON_DUE", "MONTHLY", "QUARTERLY", "IMMEDIATE")
-AUTOPAY_STATUSES = ("SCHEDULED", "PROCESSING", "SUCCEEDED", "FAILED", "CANCELLED")
-FAILURE_CODES = (
-    "card_declined", "insufficient_funds", "expired_card", "incorrect_cvc", "processing_error", "authentication_required", "network_error",
-    "missing_payment_method",
-)  # fmt: skip
-
-client = tenant_table(
-    "client",
-    *client_key(),
-    Column("state", Text, nullable=False, server_default=text("'ACTIVE'")),
-    Column("name", Text, nullable=False),
-    optional("email"),
-    optional("phone"),
-    optional("address", JSONB),
-    optional("tax_id"),
-    optional("locale"),
-    currency(),
-    optional("payment_terms_days", Integer),
-    Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
-    flag("autopay_enabled"),
-    optional("autopay_method_id", UUID()),
-    Column("autopay_cadence", Text, nullable=False, server_default=text("'ON_DUE'")),
-    instant("autopay_enable_time"),
-    optional("default_provider"),
-    version(), created(), updated(),
-    one_of("state", "ACTIVE", "ARCHIVED"),
-    one_of("autopay_cadence", *CADENCES),
-    CheckConstraint("NOT autopay_enabled OR autopay_enable_time IS NOT NULL", name="autopay"),
-    CheckConstraint("payment_terms_days BETWEEN 0 AND 365", name="terms"),
-    Index("client_time_idx", "firm_id", "create_time", "id"),
-    Index("client_name_idx", "firm_id", "name", "id"),
-    Index("client_email_idx", "firm_id", "email", postgresql_where=text("email IS NOT NULL")),
-    root=True,
-)  # fmt: skip
-
-engagement = tenant_table(
-    "engagement",
-    *client_key(),
-    Column("client_id", UUID(), nullable=False),
-    Column("name", Text, nullable=False),
-    optional("description"),
-    Column("pricing_mode", Text, nullable=False),
-    currency(),
-    Column("start_date", DATE, nullable=False),
-    optional("end_date", DATE),
-    Column("state", Text, nullable=False, server_default=text("'ACTIVE'")),
-    minor("fee_minor"),
-    Column("billing_interval", Text, nullable=False),
-    Column("anchor", Text, nullable=False),
-    Column("timing", Text, nullable=False),
-    Column("partial_periods", Text, nullable=False),
-    Column("proration", JSONB, nullable=False),
-    Column("line_description", Text, nullable=False),
-    optional("payment_terms_days", Integer),
-    Column("billed_through_date", DATE, nullable=False),
-    optional("next_bill_date", DATE),
-    Column("void_count", Integer, nullable=False, server_default=text("0")),
-    Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
-    version(), created(), updated(),
-    one_of("pricing_mode", "PACKAGE", "HOURLY", "MIXED"),
-    one_of("state", "ACTIVE", "ENDED"),
-    one_of("billing_interval", "WEEKLY", "MONTHLY", "QUARTERLY", "HALF_YEARLY", "YEARLY", "ONE_TIME"),
-    one_of("anchor", "START_DATE", "CALENDAR"),
-    one_of("timing", "IN_ADVANCE", "IN_ARREARS"),
-    one_of("partial_periods", "PRORATE", "FULL"),
-    CheckConstraint("end_date > start_date", name="dates"),
-    CheckConstraint("fee_minor >= 0", name="fee"),
-    CheckConstraint("payment_terms_days BETWEEN 0 AND 365", name="terms"),
-    reference("client_id", "client"),
-    Index("engagement_due_idx", "firm_id", "next_bill_date", "id", postgresql_where=text("next_bill_date IS NOT NULL")),
-    Index("engagement_client_idx", "firm_id", "client_id", "id"),
-    Index("engagement_time_idx", "firm_id", "create_time", "id"),
-)  # fmt: skip
+)
 
 AMOUNT_PAID = "amount_received - amount_refunded - amount_charged_back"
 AMOUNT_DUE = f"total - amount_credited - ({AMOUNT_PAID})"

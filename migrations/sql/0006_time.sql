@@ -1,0 +1,1 @@
+-- Hourly and mixed work: time entries, rates, included hours, caps.

@@ -1,0 +1,1 @@
+-- Credit that clients hold, and credit notes by line.

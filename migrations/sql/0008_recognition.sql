@@ -1,0 +1,1 @@
+-- Deferred revenue recognised day by day, and exchange rates.

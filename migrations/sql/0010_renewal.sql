@@ -1,0 +1,1 @@
+-- Terms that follow one another.

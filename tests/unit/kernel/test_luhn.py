@@ -95,7 +95,6 @@ def test_random_ids_of_providers_are_left_alone(card: str) -> None:
 def test_a_prefix_alone_hides_no_card_number(card: str) -> None:
     for text in (
         f"tok_{card}",
-        f"pm_{card}a",
         f"evt_{card} {card}",
         f"EVT_f{card}a0b1c2d3e4f5",
         f"evt-f{card}a0b1c2d3e4f5",

@@ -26,9 +26,10 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from benchmarks.common import BenchDatabase, Figure, bench_database, peak_memory_mib, percentile, report
-from dunwell_server.billing import package_store as store
-from dunwell_server.billing.jobs import CHUNK_SIZE, LANES, PackageExecution, PackageRunExecutor
+from dunwell_server.billing.jobs import PackageExecution, PackageRunExecutor
+from dunwell_server.billing.jobs.package_run import CHUNK_SIZE, LANES
 from dunwell_server.billing.ports import CollectionPlanner
+from dunwell_server.billing.store import package_due, package_stage
 from dunwell_server.payments.planning import Planner
 from dunwell_server.platform import runs
 from dunwell_server.platform.context import system_context
@@ -215,21 +216,21 @@ def stage(database: BenchDatabase, firm: uuid.UUID) -> int:
         connected = await Database.open(database.application, bus=_bus(), max_size=1)
         run = await _queue(connected, firm)
         execution = PackageExecution(connected, system_context(firm, "bench"), run, CHUNK_SIZE)
-        after = store.FIRST
+        after = package_due.FIRST
         for chunk in itertools.count():
             async with connected.transaction(system_context(firm, "bench")) as uow:
-                due = await store.page(uow, execution.scope, after, CHUNK_SIZE)
+                due = await package_due.page(uow, execution.scope, after, CHUNK_SIZE)
                 if not due:
                     break
                 after = due[-1].position
-                await store.stage(uow, (await execution.compute(uow, due)).invoices)
+                await package_stage.stage(uow, (await execution.compute(uow, due)).invoices)
                 for statement in _KEEP:
                     await uow.execute(statement, {"chunk": chunk})
         await connected.close()
         return chunk
 
     with psycopg.connect(database.owner, autocommit=True) as connection:
-        for statement in (*store.STAGES, *_STAGED.strip().split(";")):
+        for statement in (*package_stage.STAGES, *_STAGED.strip().split(";")):
             if statement.strip():
                 connection.execute(statement.encode())
     chunks = asyncio.run(main())
@@ -245,7 +246,13 @@ def measure_ceiling(database: BenchDatabase, firm: uuid.UUID, size: int, connect
     run_id = uuid.uuid4()
 
     def insert(worker: int) -> None:
-        script = (store.READ_BY_INDEX, *store.STAGES, *_UNPACK, *store.UNNUMBERED, *store.NUMBERED)
+        script = (
+            package_due.READ_BY_INDEX,
+            *package_stage.STAGES,
+            *_UNPACK,
+            *package_stage.UNNUMBERED,
+            *package_stage.NUMBERED,
+        )
         # A series of its own: no session waits for another's numbers.
         params: dict[str, Any] = {
             "firm_id": firm, "now": "2026-03-01T00:00:00Z", "run_id": run_id, "issue_date": AS_OF, "count": CHUNK_SIZE,

@@ -12,10 +12,11 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from dunwell_server.billing import jobs, package_store, packages
-from dunwell_server.billing.jobs import PackageExecution, PackageRunExecutor
+from dunwell_server.billing import packages
+from dunwell_server.billing.jobs import PackageExecution, PackageRunExecutor, package_compute, package_run
 from dunwell_server.billing.model import BillingAnchor, BillingInterval, BillingTiming, Client, Invoice
 from dunwell_server.billing.service import clients, closing, collection, engagements, preview
+from dunwell_server.billing.store import package_due, package_stage
 from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.kernel.ids import Prefix, encode
 from dunwell_server.platform import runs
@@ -303,7 +304,7 @@ async def test_dying_anywhere_and_going_on(make_book: MakeBook, place: str, monk
 
     run = await start(broken)
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "failpoint", die)
+        patch.setattr(package_run, "failpoint", die)
         with pytest.raises(Crash):
             await PackageRunExecutor(4, 1).execute(broken.db, broken.context, run)
     halfway = await broken.see(runs.get, run.id)
@@ -325,7 +326,7 @@ async def test_the_id_follows_from_what_is_billed(book: Book) -> None:
 
     async def compute(uow: UnitOfWork) -> list[UUID]:
         execution = PackageExecution(book.db, book.context, run, 10)
-        due = await package_store.page(uow, execution.scope, package_store.FIRST, 10)
+        due = await package_due.page(uow, execution.scope, package_due.FIRST, 10)
         return [invoice.id for invoice in (await execution.compute(uow, due)).invoices]
 
     before = await book.see(compute)
@@ -484,7 +485,7 @@ async def test_a_cancelled_run_stops(book: Book) -> None:
 
 
 async def test_years_of_missed_weeks_end_a_chunk_early(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "CHUNK_LINES", 20)
+    monkeypatch.setattr(package_compute, "CHUNK_LINES", 20)
     for _ in range(4):
         await book.engagement(await book.client(), billing_interval=BillingInterval.WEEKLY)
     run = await bill(book, lanes=1)
@@ -507,7 +508,7 @@ async def test_the_stage_survives_a_failed_chunk_empty(book: Book) -> None:
     await fill(book, 3)
     run = await bill(book)
     async with book.db.transaction(book.context) as uow:
-        for statement in package_store.STAGES:
+        for statement in package_stage.STAGES:
             await uow.execute(statement)
         assert await uow.fetch_value("SELECT count(*) FROM pg_temp.package_invoice_stage_1") == 0
     assert run.counts == {"CREATED": 3}
@@ -527,8 +528,8 @@ async def test_a_claim_reads_by_index(make_book: MakeBook, database_urls: suppor
         )
 
     async def plan(uow: UnitOfWork) -> str:
-        await package_store.read_by_index(uow)
-        statement = package_store.claim_statement(execution.scope)
+        await package_due.read_by_index(uow)
+        statement = package_due.claim_statement(execution.scope)
         params = execution.scope.params(uow, after_date=date.min, after_id=preview.NO_ID, limit=10)
         return "\n".join(str(row["QUERY PLAN"]) for row in await uow.fetch_all("EXPLAIN " + statement, params))
 
@@ -564,7 +565,7 @@ async def test_clients_are_locked_before_anything_of_theirs_is_written(book: Boo
     run = await start(book)
     execution = PackageExecution(book.db, book.context, run, 10)
     async with book.db.transaction(book.context) as uow:
-        assert len(await package_store.claim(uow, execution.scope, package_store.FIRST, 10)) == 1
+        assert len(await package_due.claim(uow, execution.scope, package_due.FIRST, 10)) == 1
         with pytest.raises(DunwellError) as caught:
             await book.do(_lock_now, client)
         assert caught.value.reason is Reason.SERIALIZATION_CONFLICT

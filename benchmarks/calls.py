@@ -51,3 +51,13 @@ def call(address: str, path: str, firm: BenchFirm, request: Message) -> bytes:
     with grpc.insecure_channel(address) as channel:
         unary: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
         return unary(request.SerializeToString(), metadata=firm.metadata, timeout=20)
+
+
+def first_of(address: str, path: str, firm: BenchFirm, request: Message) -> bytes:
+    """The first message of a streaming call, which is then left; serialised."""
+    with grpc.insecure_channel(address) as channel:
+        stream: grpc.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(path)
+        answers = stream(request.SerializeToString(), metadata=firm.metadata, timeout=20)
+        first: bytes = next(iter(answers))
+        answers.cancel()
+    return first

@@ -8,7 +8,7 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -42,9 +42,10 @@ LIKELY = {
 """Rare where every webhook passes, likely at the seldom steps."""
 
 
-def probabilities() -> str:
-    """What each failpoint kills with; rare at commits, which are many."""
+def probabilities(left: Collection[str] = ()) -> str:
+    """What each failpoint kills with; rare at commits, which are many. Those `left` that have killed nobody yet are likelier."""
     named = {name: LIKELY.get(name.partition(".")[0], 0.05) for name in declared_failpoints()}
+    named |= {name: min(0.6, 4 * named[name]) for name in left}
     return ",".join(["*=0.004", *(f"{name}={probability}" for name, probability in sorted(named.items()))])
 
 
@@ -63,6 +64,14 @@ def hits() -> Counter[str]:
 def unhit() -> set[str]:
     """Failpoints that have killed nobody yet."""
     return declared_failpoints() - set(hits())
+
+
+def is_enough(house: House) -> bool:
+    """Whether enough have died, at every failpoint. Past half way, those that nobody has died at yet become likelier."""
+    left = unhit()
+    if house.kills > KILLS // 2:
+        house.probabilities = probabilities(left)
+    return house.kills >= KILLS and not left
 
 
 @pytest.fixture
@@ -118,7 +127,7 @@ def test_a_dying_house_keeps_its_books(house: House) -> None:
             "webhooks", account=account, duplicates=1, duplicates_at_most=5, reorder_seconds=1.5, retry_seconds=0.3
         )
     replace_all(house)
-    house.weather(COUNTS, lambda: house.kills >= KILLS and not unhit(), seconds=SECONDS)
+    house.weather(COUNTS, lambda: is_enough(house), seconds=SECONDS)
     (house.folder / "stop").touch()
     replace_all(house)
     while any(role is Role.CALLER for role in house.children.values()):

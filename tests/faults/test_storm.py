@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -21,6 +21,7 @@ from tests.integration.payments.world import Workers, new_bus
 from tests.providers.gateway import start_gateway
 
 KILLS = int(os.environ.get("DUNWELL_STORM_KILLS", "300"))
+WORKERS = 3
 FIRMS = 4
 DAYS = 30
 SOURCE = Path(__file__).parents[2] / "server" / "dunwell_server"
@@ -70,27 +71,30 @@ def unhit(storm: Storm) -> set[str]:
     return declared_failpoints() - set(storm.failpoints_hit())
 
 
-def probabilities() -> str:
-    """Rare at commits, which are many; likelier at the named steps, the more so the seldomer a month passes them."""
+def probabilities(left: Collection[str] = ()) -> str:
+    """Rare at commits, which are many; likelier at the named steps, the more so the seldomer a month passes them, and at those `left`
+    that have killed nobody in the rounds before."""
     likely = {"packages": 0.12, "slot": 0.12, "resolver": 0.15, "clock": 0.01}
     named = {name: likely.get(name.partition(".")[0], 0.05) for name in declared_failpoints()}
+    named |= {name: min(0.6, 4 * named[name]) for name in left}
     return ",".join(["*=0.004", *(f"{name}={probability}" for name, probability in sorted(named.items()))])
 
 
 @pytest.mark.timeout(900)
 def test_a_storm_of_kills_leaves_the_books_right(storm: Storm) -> None:
     kills, rounds = 0, 0
-    storm.probabilities = probabilities()
     while rounds < MAX_ROUNDS and (kills < KILLS or unhit(storm)):
+        storm.probabilities = probabilities(unhit(storm) if rounds else ())
         rounds += 1
         run_ids = asyncio.run(prepare(storm))
-        kills += storm.weather(run_ids, kills=max(KILLS - kills, 60), workers=3, seconds=400)
+        kills += storm.weather(run_ids, kills=max(KILLS - kills, 60), workers=WORKERS, seconds=400)
         storm.calm(run_ids)
         problems = asyncio.run(storm.problems())
         assert not problems, problems
     hit = storm.failpoints_hit()
     print(f"{kills} kills in {rounds} rounds; {len(hit)} failpoints hit: {dict(hit.most_common())}")
-    assert sum(hit.values()) == kills
+    # Nobody died of anything else. A worker may hit its failpoint just as the round ends, and is then not counted as a kill.
+    assert kills <= sum(hit.values()) <= kills + WORKERS * rounds
     assert kills >= KILLS
     assert not unhit(storm), f"never hit: {sorted(unhit(storm))} (seed {storm.seed})"
 
@@ -98,7 +102,7 @@ def test_a_storm_of_kills_leaves_the_books_right(storm: Storm) -> None:
 @pytest.mark.timeout(600)
 def test_each_invoice_was_paid_at_most_once(storm: Storm) -> None:
     run_ids = asyncio.run(prepare(storm))
-    storm.weather(run_ids, kills=25, workers=3, seconds=120)
+    storm.weather(run_ids, kills=25, workers=WORKERS, seconds=120)
     storm.calm(run_ids)
     with psycopg.connect(storm.urls.owner) as connection:
         twice = connection.execute(

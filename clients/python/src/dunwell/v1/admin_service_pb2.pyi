@@ -7,6 +7,7 @@ from collections import abc as _abc
 from dunwell.v1 import api_key_pb2 as _api_key_pb2
 from dunwell.v1 import approval_pb2 as _approval_pb2
 from dunwell.v1 import audit_pb2 as _audit_pb2
+from dunwell.v1 import data_exit_pb2 as _data_exit_pb2
 from dunwell.v1 import firm_pb2 as _firm_pb2
 from dunwell.v1 import provider_pb2 as _provider_pb2
 from dunwell.v1 import range_pb2 as _range_pb2
@@ -19,6 +20,7 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.type import date_pb2 as _date_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -1324,3 +1326,386 @@ class ApproveActionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ApproveActionResponse: _TypeAlias = ApproveActionResponse  # noqa: Y015
+
+@_typing.final
+class ExportFirmRequest(_message.Message):
+    """Request of ExportFirm: the firm is the credential's, or the one in `dunwell-firm`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportFirmRequest: _TypeAlias = ExportFirmRequest  # noqa: Y015
+
+@_typing.final
+class ExportFirmResponse(_message.Message):
+    """Response of ExportFirm: a piece of the file, in order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    ROW_COUNT_FIELD_NUMBER: _builtins.int
+    TOTAL_ROW_COUNT_FIELD_NUMBER: _builtins.int
+    MANIFEST_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """The next bytes of the file. A line may go on in the next message."""
+    row_count: _builtins.int
+    """Rows sent so far, this message's included: for progress."""
+    total_row_count: _builtins.int
+    """Rows that the file will have: for progress."""
+    @_builtins.property
+    def manifest(self) -> _data_exit_pb2.ExportManifest:
+        """What the file holds. Set on the last message only: a stream without it is no complete export."""
+
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+        row_count: _builtins.int = ...,
+        total_row_count: _builtins.int = ...,
+        manifest: _data_exit_pb2.ExportManifest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "manifest", b"manifest", "row_count", b"row_count", "total_row_count", b"total_row_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportFirmResponse: _TypeAlias = ExportFirmResponse  # noqa: Y015
+
+@_typing.final
+class ImportBegin(_message.Message):
+    """Announces an export file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRM_ID_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    firm_id: _builtins.str
+    """The firm that the file is of, from its first line."""
+    sha256: _builtins.str
+    """SHA-256 of the whole file, uncompressed, in lower-case hexadecimal digits."""
+    size_bytes: _builtins.int
+    """Its bytes, uncompressed."""
+    def __init__(
+        self,
+        *,
+        firm_id: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["firm_id", b"firm_id", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportBegin: _TypeAlias = ImportBegin  # noqa: Y015
+
+@_typing.final
+class ImportRows(_message.Message):
+    """A piece of an export file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMPORT_ID_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    import_id: _builtins.str
+    """The import, from the answer to `begin`."""
+    offset: _builtins.int
+    """Where in the file it begins: `received_bytes` of the answer before. What has arrived already is not taken twice."""
+    data: _builtins.bytes
+    """The bytes: 1 MiB at most, cut anywhere."""
+    def __init__(
+        self,
+        *,
+        import_id: _builtins.str = ...,
+        offset: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "import_id", b"import_id", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportRows: _TypeAlias = ImportRows  # noqa: Y015
+
+@_typing.final
+class ImportFinish(_message.Message):
+    """The file is complete: write the firm."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMPORT_ID_FIELD_NUMBER: _builtins.int
+    import_id: _builtins.str
+    """The import."""
+    def __init__(
+        self,
+        *,
+        import_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["import_id", b"import_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportFinish: _TypeAlias = ImportFinish  # noqa: Y015
+
+@_typing.final
+class ImportDiscard(_message.Message):
+    """Forget the file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMPORT_ID_FIELD_NUMBER: _builtins.int
+    import_id: _builtins.str
+    """The import. A finished one cannot be discarded: STATE_CONFLICT."""
+    def __init__(
+        self,
+        *,
+        import_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["import_id", b"import_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportDiscard: _TypeAlias = ImportDiscard  # noqa: Y015
+
+@_typing.final
+class ImportFirmRequest(_message.Message):
+    """Request of ImportFirm."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEGIN_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    FINISH_FIELD_NUMBER: _builtins.int
+    DISCARD_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """A UUID made by the caller, required: the key of idempotency."""
+    @_builtins.property
+    def begin(self) -> Global___ImportBegin:
+        """Announce a file, or find the import of one that was announced before."""
+
+    @_builtins.property
+    def rows(self) -> Global___ImportRows:
+        """Bring a piece of it."""
+
+    @_builtins.property
+    def finish(self) -> Global___ImportFinish:
+        """Write the firm."""
+
+    @_builtins.property
+    def discard(self) -> Global___ImportDiscard:
+        """Forget the file."""
+
+    def __init__(
+        self,
+        *,
+        begin: Global___ImportBegin | None = ...,
+        rows: Global___ImportRows | None = ...,
+        finish: Global___ImportFinish | None = ...,
+        discard: Global___ImportDiscard | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "discard", b"discard", "finish", b"finish", "rows", b"rows", "step", b"step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "discard", b"discard", "finish", b"finish", "request_id", b"request_id", "rows", b"rows", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_step: _TypeAlias = _typing.Literal["begin", "rows", "finish", "discard"]  # noqa: Y015
+    _WhichOneofArgType_step: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_step) -> _WhichOneofReturnType_step | None: ...
+
+Global___ImportFirmRequest: _TypeAlias = ImportFirmRequest  # noqa: Y015
+
+@_typing.final
+class ImportFirmResponse(_message.Message):
+    """Response of ImportFirm."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    VERIFICATION_FIELD_NUMBER: _builtins.int
+    TABLES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def session(self) -> _data_exit_pb2.ImportSession:
+        """The import as it stands. Not set once discarded."""
+
+    @_builtins.property
+    def verification(self) -> Global___VerifyLedgerResponse:
+        """After `finish`: what verifying the firm's books found. Checks about time, such as claims that have expired, may
+        fail: the service mends those by itself once the firm is at work.
+        """
+
+    @_builtins.property
+    def tables(self) -> _containers.RepeatedCompositeFieldContainer[_data_exit_pb2.ExportedTable]:
+        """After `finish`: rows written, by table."""
+
+    def __init__(
+        self,
+        *,
+        session: _data_exit_pb2.ImportSession | None = ...,
+        verification: Global___VerifyLedgerResponse | None = ...,
+        tables: _abc.Iterable[_data_exit_pb2.ExportedTable] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session", "verification", b"verification"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session", "tables", b"tables", "verification", b"verification"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportFirmResponse: _TypeAlias = ImportFirmResponse  # noqa: Y015
+
+@_typing.final
+class ImportRecordsRequest(_message.Message):
+    """Request of ImportRecords."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    CSV_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    SKIP_INVALID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    kind: _data_exit_pb2.RecordKind.ValueType
+    """What the file is about. Required."""
+    csv: _builtins.bytes
+    """The file: UTF-8, comma or semicolon, a header that names the columns. 4 MiB and 10,000 rows at most."""
+    dry_run: _builtins.bool
+    """Check everything and write nothing."""
+    skip_invalid: _builtins.bool
+    """Write the rows that are right although others are wrong. False: all or nothing."""
+    request_id: _builtins.str
+    """A UUID made by the caller, required: the key of idempotency. A file that was mended needs a new one."""
+    def __init__(
+        self,
+        *,
+        kind: _data_exit_pb2.RecordKind.ValueType = ...,
+        csv: _builtins.bytes = ...,
+        dry_run: _builtins.bool = ...,
+        skip_invalid: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["csv", b"csv", "dry_run", b"dry_run", "kind", b"kind", "request_id", b"request_id", "skip_invalid", b"skip_invalid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportRecordsRequest: _TypeAlias = ImportRecordsRequest  # noqa: Y015
+
+@_typing.final
+class ImportRecordsResponse(_message.Message):
+    """Response of ImportRecords."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROW_COUNT_FIELD_NUMBER: _builtins.int
+    VALID_COUNT_FIELD_NUMBER: _builtins.int
+    IMPORTED_COUNT_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    ERROR_COUNT_FIELD_NUMBER: _builtins.int
+    row_count: _builtins.int
+    """Rows of the file, without its header and empty lines."""
+    valid_count: _builtins.int
+    """Rows that are right."""
+    imported_count: _builtins.int
+    """Rows written: 0 with `dry_run`, and where a row is wrong without `skip_invalid`."""
+    error_count: _builtins.int
+    """How many errors there are."""
+    @_builtins.property
+    def errors(self) -> _containers.RepeatedCompositeFieldContainer[_data_exit_pb2.RecordError]:
+        """What is wrong, by row: the first 1000."""
+
+    def __init__(
+        self,
+        *,
+        row_count: _builtins.int = ...,
+        valid_count: _builtins.int = ...,
+        imported_count: _builtins.int = ...,
+        errors: _abc.Iterable[_data_exit_pb2.RecordError] | None = ...,
+        error_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error_count", b"error_count", "errors", b"errors", "imported_count", b"imported_count", "row_count", b"row_count", "valid_count", b"valid_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportRecordsResponse: _TypeAlias = ImportRecordsResponse  # noqa: Y015
+
+@_typing.final
+class OffboardFirmRequest(_message.Message):
+    """Request of OffboardFirm: the firm is the one in `dunwell-firm`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    CONFIRM_FIELD_NUMBER: _builtins.int
+    RETAIN_UNTIL_DATE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    step: _data_exit_pb2.OffboardStep.ValueType
+    """The step. Required."""
+    confirm: _builtins.str
+    """To erase without a current export: the firm's display name, letter by letter. Else not needed."""
+    request_id: _builtins.str
+    """A UUID made by the caller, required: the key of idempotency."""
+    @_builtins.property
+    def retain_until_date(self) -> _date_pb2.Date:
+        """With OFFBOARD_STEP_ERASE: until when archived documents are kept, a date in the firm's zone. Required there, and
+        not before today; refused with other steps.
+        """
+
+    def __init__(
+        self,
+        *,
+        step: _data_exit_pb2.OffboardStep.ValueType = ...,
+        confirm: _builtins.str = ...,
+        retain_until_date: _date_pb2.Date | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retain_until_date", b"retain_until_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm", b"confirm", "request_id", b"request_id", "retain_until_date", b"retain_until_date", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OffboardFirmRequest: _TypeAlias = OffboardFirmRequest  # noqa: Y015
+
+@_typing.final
+class OffboardFirmResponse(_message.Message):
+    """Response of OffboardFirm."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFBOARDING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def offboarding(self) -> _data_exit_pb2.Offboarding:
+        """How the firm stands now."""
+
+    def __init__(
+        self,
+        *,
+        offboarding: _data_exit_pb2.Offboarding | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["offboarding", b"offboarding"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offboarding", b"offboarding"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OffboardFirmResponse: _TypeAlias = OffboardFirmResponse  # noqa: Y015

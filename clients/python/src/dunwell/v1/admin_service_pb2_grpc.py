@@ -144,6 +144,26 @@ class AdminServiceStub:
                 request_serializer=dunwell_dot_v1_dot_admin__service__pb2.WatchRunRequest.SerializeToString,
                 response_deserializer=dunwell_dot_v1_dot_admin__service__pb2.WatchRunResponse.FromString,
                 _registered_method=True)
+        self.ExportFirm = channel.unary_stream(
+                '/dunwell.v1.AdminService/ExportFirm',
+                request_serializer=dunwell_dot_v1_dot_admin__service__pb2.ExportFirmRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_admin__service__pb2.ExportFirmResponse.FromString,
+                _registered_method=True)
+        self.ImportFirm = channel.unary_unary(
+                '/dunwell.v1.AdminService/ImportFirm',
+                request_serializer=dunwell_dot_v1_dot_admin__service__pb2.ImportFirmRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_admin__service__pb2.ImportFirmResponse.FromString,
+                _registered_method=True)
+        self.ImportRecords = channel.unary_unary(
+                '/dunwell.v1.AdminService/ImportRecords',
+                request_serializer=dunwell_dot_v1_dot_admin__service__pb2.ImportRecordsRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_admin__service__pb2.ImportRecordsResponse.FromString,
+                _registered_method=True)
+        self.OffboardFirm = channel.unary_unary(
+                '/dunwell.v1.AdminService/OffboardFirm',
+                request_serializer=dunwell_dot_v1_dot_admin__service__pb2.OffboardFirmRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_admin__service__pb2.OffboardFirmResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -314,6 +334,44 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportFirm(self, request, context):
+        """Streams everything of the firm as a file of JSON Lines, from one snapshot: secrets are left out, the format is
+        documented. The data of all messages in their order is the file; the last message has the manifest. A completed
+        export is noted in the audit trail. Its transaction is read-only and stays open while the file is read. Returns
+        CLOCK_ADVANCING, OVERLOADED when several exports are read already.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportFirm(self, request, context):
+        """Brings an exported firm into this installation, where it must not exist yet: `begin` announces the file, `rows`
+        brings it piece by piece in order, `finish` writes the firm in one transaction, verifies its books and leaves it
+        SUSPENDED. Beginning the same file again goes on where it stood; `discard` forgets it. Nothing of a file that is
+        refused stays. Returns ALREADY_EXISTS, EXTERNAL_ID_TAKEN, RESOURCE_NOT_FOUND, STATE_CONFLICT for a piece that does
+        not continue the ones before, IMPORT_DAMAGED naming what is wrong, IMPORT_UNVERIFIED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportRecords(self, request, context):
+        """Creates clients, engagements or open invoices from a CSV file, all of them or, with `skip_invalid`, those that are
+        right. Rows that are wrong are an OK answer that names each. Returns FIELD_INVALID for a file that cannot be read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OffboardFirm(self, request, context):
+        """Takes a firm out, step by step: suspend, erase, purge; or takes a suspended one to work again. Only the erasure
+        cannot be undone. Returns STATE_CONFLICT, EXPORT_REQUIRED, APPROVAL_REQUIRED when the person who suspended the firm
+        tries to erase it, CLOCK_ADVANCING.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -421,6 +479,26 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.WatchRun,
                     request_deserializer=dunwell_dot_v1_dot_admin__service__pb2.WatchRunRequest.FromString,
                     response_serializer=dunwell_dot_v1_dot_admin__service__pb2.WatchRunResponse.SerializeToString,
+            ),
+            'ExportFirm': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportFirm,
+                    request_deserializer=dunwell_dot_v1_dot_admin__service__pb2.ExportFirmRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_admin__service__pb2.ExportFirmResponse.SerializeToString,
+            ),
+            'ImportFirm': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportFirm,
+                    request_deserializer=dunwell_dot_v1_dot_admin__service__pb2.ImportFirmRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_admin__service__pb2.ImportFirmResponse.SerializeToString,
+            ),
+            'ImportRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportRecords,
+                    request_deserializer=dunwell_dot_v1_dot_admin__service__pb2.ImportRecordsRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_admin__service__pb2.ImportRecordsResponse.SerializeToString,
+            ),
+            'OffboardFirm': grpc.unary_unary_rpc_method_handler(
+                    servicer.OffboardFirm,
+                    request_deserializer=dunwell_dot_v1_dot_admin__service__pb2.OffboardFirmRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_admin__service__pb2.OffboardFirmResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -995,6 +1073,114 @@ class AdminService:
             '/dunwell.v1.AdminService/WatchRun',
             dunwell_dot_v1_dot_admin__service__pb2.WatchRunRequest.SerializeToString,
             dunwell_dot_v1_dot_admin__service__pb2.WatchRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportFirm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dunwell.v1.AdminService/ExportFirm',
+            dunwell_dot_v1_dot_admin__service__pb2.ExportFirmRequest.SerializeToString,
+            dunwell_dot_v1_dot_admin__service__pb2.ExportFirmResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportFirm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.AdminService/ImportFirm',
+            dunwell_dot_v1_dot_admin__service__pb2.ImportFirmRequest.SerializeToString,
+            dunwell_dot_v1_dot_admin__service__pb2.ImportFirmResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.AdminService/ImportRecords',
+            dunwell_dot_v1_dot_admin__service__pb2.ImportRecordsRequest.SerializeToString,
+            dunwell_dot_v1_dot_admin__service__pb2.ImportRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OffboardFirm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.AdminService/OffboardFirm',
+            dunwell_dot_v1_dot_admin__service__pb2.OffboardFirmRequest.SerializeToString,
+            dunwell_dot_v1_dot_admin__service__pb2.OffboardFirmResponse.FromString,
             options,
             channel_credentials,
             insecure,

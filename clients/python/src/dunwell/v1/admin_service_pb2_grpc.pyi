@@ -102,6 +102,28 @@ class AdminServiceStub:
     """Tells the progress of a run, with its items from a position on, until it ends. Of a run that has ended it tells
     the items and ends. Returns RESOURCE_NOT_FOUND.
     """
+    ExportFirm: _grpc.UnaryStreamMultiCallable[_admin_service_pb2.ExportFirmRequest, _admin_service_pb2.ExportFirmResponse]
+    """Streams everything of the firm as a file of JSON Lines, from one snapshot: secrets are left out, the format is
+    documented. The data of all messages in their order is the file; the last message has the manifest. A completed
+    export is noted in the audit trail. Its transaction is read-only and stays open while the file is read. Returns
+    CLOCK_ADVANCING, OVERLOADED when several exports are read already.
+    """
+    ImportFirm: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ImportFirmRequest, _admin_service_pb2.ImportFirmResponse]
+    """Brings an exported firm into this installation, where it must not exist yet: `begin` announces the file, `rows`
+    brings it piece by piece in order, `finish` writes the firm in one transaction, verifies its books and leaves it
+    SUSPENDED. Beginning the same file again goes on where it stood; `discard` forgets it. Nothing of a file that is
+    refused stays. Returns ALREADY_EXISTS, EXTERNAL_ID_TAKEN, RESOURCE_NOT_FOUND, STATE_CONFLICT for a piece that does
+    not continue the ones before, IMPORT_DAMAGED naming what is wrong, IMPORT_UNVERIFIED.
+    """
+    ImportRecords: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ImportRecordsRequest, _admin_service_pb2.ImportRecordsResponse]
+    """Creates clients, engagements or open invoices from a CSV file, all of them or, with `skip_invalid`, those that are
+    right. Rows that are wrong are an OK answer that names each. Returns FIELD_INVALID for a file that cannot be read.
+    """
+    OffboardFirm: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.OffboardFirmRequest, _admin_service_pb2.OffboardFirmResponse]
+    """Takes a firm out, step by step: suspend, erase, purge; or takes a suspended one to work again. Only the erasure
+    cannot be undone. Returns STATE_CONFLICT, EXPORT_REQUIRED, APPROVAL_REQUIRED when the person who suspended the firm
+    tries to erase it, CLOCK_ADVANCING.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -176,6 +198,28 @@ class AdminServiceAsyncStub(AdminServiceStub):
     WatchRun: _aio.UnaryStreamMultiCallable[_admin_service_pb2.WatchRunRequest, _admin_service_pb2.WatchRunResponse]  # type: ignore[assignment]
     """Tells the progress of a run, with its items from a position on, until it ends. Of a run that has ended it tells
     the items and ends. Returns RESOURCE_NOT_FOUND.
+    """
+    ExportFirm: _aio.UnaryStreamMultiCallable[_admin_service_pb2.ExportFirmRequest, _admin_service_pb2.ExportFirmResponse]  # type: ignore[assignment]
+    """Streams everything of the firm as a file of JSON Lines, from one snapshot: secrets are left out, the format is
+    documented. The data of all messages in their order is the file; the last message has the manifest. A completed
+    export is noted in the audit trail. Its transaction is read-only and stays open while the file is read. Returns
+    CLOCK_ADVANCING, OVERLOADED when several exports are read already.
+    """
+    ImportFirm: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ImportFirmRequest, _admin_service_pb2.ImportFirmResponse]  # type: ignore[assignment]
+    """Brings an exported firm into this installation, where it must not exist yet: `begin` announces the file, `rows`
+    brings it piece by piece in order, `finish` writes the firm in one transaction, verifies its books and leaves it
+    SUSPENDED. Beginning the same file again goes on where it stood; `discard` forgets it. Nothing of a file that is
+    refused stays. Returns ALREADY_EXISTS, EXTERNAL_ID_TAKEN, RESOURCE_NOT_FOUND, STATE_CONFLICT for a piece that does
+    not continue the ones before, IMPORT_DAMAGED naming what is wrong, IMPORT_UNVERIFIED.
+    """
+    ImportRecords: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ImportRecordsRequest, _admin_service_pb2.ImportRecordsResponse]  # type: ignore[assignment]
+    """Creates clients, engagements or open invoices from a CSV file, all of them or, with `skip_invalid`, those that are
+    right. Rows that are wrong are an OK answer that names each. Returns FIELD_INVALID for a file that cannot be read.
+    """
+    OffboardFirm: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.OffboardFirmRequest, _admin_service_pb2.OffboardFirmResponse]  # type: ignore[assignment]
+    """Takes a firm out, step by step: suspend, erase, purge; or takes a suspended one to work again. Only the erasure
+    cannot be undone. Returns STATE_CONFLICT, EXPORT_REQUIRED, APPROVAL_REQUIRED when the person who suspended the firm
+    tries to erase it, CLOCK_ADVANCING.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -374,6 +418,52 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_admin_service_pb2.WatchRunResponse], _abc.AsyncIterator[_admin_service_pb2.WatchRunResponse]]:
         """Tells the progress of a run, with its items from a position on, until it ends. Of a run that has ended it tells
         the items and ends. Returns RESOURCE_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportFirm(
+        self,
+        request: _admin_service_pb2.ExportFirmRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_admin_service_pb2.ExportFirmResponse], _abc.AsyncIterator[_admin_service_pb2.ExportFirmResponse]]:
+        """Streams everything of the firm as a file of JSON Lines, from one snapshot: secrets are left out, the format is
+        documented. The data of all messages in their order is the file; the last message has the manifest. A completed
+        export is noted in the audit trail. Its transaction is read-only and stays open while the file is read. Returns
+        CLOCK_ADVANCING, OVERLOADED when several exports are read already.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportFirm(
+        self,
+        request: _admin_service_pb2.ImportFirmRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ImportFirmResponse, _abc.Awaitable[_admin_service_pb2.ImportFirmResponse]]:
+        """Brings an exported firm into this installation, where it must not exist yet: `begin` announces the file, `rows`
+        brings it piece by piece in order, `finish` writes the firm in one transaction, verifies its books and leaves it
+        SUSPENDED. Beginning the same file again goes on where it stood; `discard` forgets it. Nothing of a file that is
+        refused stays. Returns ALREADY_EXISTS, EXTERNAL_ID_TAKEN, RESOURCE_NOT_FOUND, STATE_CONFLICT for a piece that does
+        not continue the ones before, IMPORT_DAMAGED naming what is wrong, IMPORT_UNVERIFIED.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportRecords(
+        self,
+        request: _admin_service_pb2.ImportRecordsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ImportRecordsResponse, _abc.Awaitable[_admin_service_pb2.ImportRecordsResponse]]:
+        """Creates clients, engagements or open invoices from a CSV file, all of them or, with `skip_invalid`, those that are
+        right. Rows that are wrong are an OK answer that names each. Returns FIELD_INVALID for a file that cannot be read.
+        """
+
+    @_abc_1.abstractmethod
+    def OffboardFirm(
+        self,
+        request: _admin_service_pb2.OffboardFirmRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.OffboardFirmResponse, _abc.Awaitable[_admin_service_pb2.OffboardFirmResponse]]:
+        """Takes a firm out, step by step: suspend, erase, purge; or takes a suspended one to work again. Only the erasure
+        cannot be undone. Returns STATE_CONFLICT, EXPORT_REQUIRED, APPROVAL_REQUIRED when the person who suspended the firm
+        tries to erase it, CLOCK_ADVANCING.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

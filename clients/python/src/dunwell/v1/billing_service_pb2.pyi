@@ -6,15 +6,24 @@ The service of clients, engagements and invoices."""
 from collections import abc as _abc
 from dunwell.v1 import autopay_pb2 as _autopay_pb2
 from dunwell.v1 import client_pb2 as _client_pb2
+from dunwell.v1 import credit_note_pb2 as _credit_note_pb2
+from dunwell.v1 import credit_pb2 as _credit_pb2
+from dunwell.v1 import document_pb2 as _document_pb2
 from dunwell.v1 import engagement_pb2 as _engagement_pb2
 from dunwell.v1 import invoice_pb2 as _invoice_pb2
+from dunwell.v1 import money_pb2 as _money_pb2
 from dunwell.v1 import range_pb2 as _range_pb2
+from dunwell.v1 import report_pb2 as _report_pb2
 from dunwell.v1 import run_pb2 as _run_pb2
+from dunwell.v1 import tax_pb2 as _tax_pb2
+from dunwell.v1 import time_entry_pb2 as _time_entry_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.type import date_pb2 as _date_pb2
+from google.type import decimal_pb2 as _decimal_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -383,7 +392,8 @@ class UpdateEngagementRequest(_message.Message):
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """The fields to change, required: `external_id`, `name`, `description`, `payment_terms_days`, `metadata`,
-        `package.fee`, `package.partial_periods`, `package.proration`, `package.line_description`.
+        `package.fee`, `package.partial_periods`, `package.proration`, `package.line_description`, and all
+        of `hourly` but its `interval` and `anchor`, one by one.
         """
 
     def __init__(
@@ -577,6 +587,727 @@ class EndEngagementResponse(_message.Message):
 Global___EndEngagementResponse: _TypeAlias = EndEngagementResponse  # noqa: Y015
 
 @_typing.final
+class RenewEngagementRequest(_message.Message):
+    """Request of RenewEngagement."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGAGEMENT_ID_FIELD_NUMBER: _builtins.int
+    MONTHS_FIELD_NUMBER: _builtins.int
+    END_DATE_FIELD_NUMBER: _builtins.int
+    OPEN_ENDED_FIELD_NUMBER: _builtins.int
+    UPLIFT_PERCENT_FIELD_NUMBER: _builtins.int
+    FEE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    engagement_id: _builtins.str
+    """The engagement to renew."""
+    months: _builtins.int
+    """Months from the old end. A term that began on a month's last days clamps to shorter months and springs back."""
+    open_ended: _builtins.bool
+    """The next term has no end; renewal by itself ends with it."""
+    name: _builtins.str
+    """What the next term is called. Empty: as the old one."""
+    external_id: _builtins.str
+    """The caller's own id of the next term, unique per firm: EXTERNAL_ID_TAKEN. Empty: none; the old one keeps its own."""
+    etag: _builtins.str
+    """The `etag` last read of the old term: ETAG_MISMATCH when it is no longer current. Empty: not checked."""
+    request_id: _builtins.str
+    """A UUID made by the caller, required: the key of idempotency."""
+    @_builtins.property
+    def end_date(self) -> _date_pb2.Date:
+        """First day after the next term: exclusive (its last day where the proration policy's end is INCLUSIVE)."""
+
+    @_builtins.property
+    def uplift_percent(self) -> _decimal_pb2.Decimal:
+        """What the fee rises by, in percent, from -100 to 1000 with at most four decimals; negative, it falls. Rounded to the
+        minor unit once, half away from zero. FIELD_INVALID for HOURLY, which has no fee.
+        """
+
+    @_builtins.property
+    def fee(self) -> _money_pb2.Money:
+        """The new fee. CURRENCY_MISMATCH in another currency. FIELD_INVALID for HOURLY."""
+
+    def __init__(
+        self,
+        *,
+        engagement_id: _builtins.str = ...,
+        months: _builtins.int = ...,
+        end_date: _date_pb2.Date | None = ...,
+        open_ended: _builtins.bool = ...,
+        uplift_percent: _decimal_pb2.Decimal | None = ...,
+        fee: _money_pb2.Money | None = ...,
+        name: _builtins.str = ...,
+        external_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_date", b"end_date", "fee", b"fee", "months", b"months", "open_ended", b"open_ended", "price", b"price", "term", b"term", "uplift_percent", b"uplift_percent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_date", b"end_date", "engagement_id", b"engagement_id", "etag", b"etag", "external_id", b"external_id", "fee", b"fee", "months", b"months", "name", b"name", "open_ended", b"open_ended", "price", b"price", "request_id", b"request_id", "term", b"term", "uplift_percent", b"uplift_percent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_price: _TypeAlias = _typing.Literal["uplift_percent", "fee"]  # noqa: Y015
+    _WhichOneofArgType_price: _TypeAlias = _typing.Literal["price", b"price"]  # noqa: Y015
+    _WhichOneofReturnType_term: _TypeAlias = _typing.Literal["months", "end_date", "open_ended"]  # noqa: Y015
+    _WhichOneofArgType_term: _TypeAlias = _typing.Literal["term", b"term"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_price) -> _WhichOneofReturnType_price | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_term) -> _WhichOneofReturnType_term | None: ...
+
+Global___RenewEngagementRequest: _TypeAlias = RenewEngagementRequest  # noqa: Y015
+
+@_typing.final
+class RenewEngagementResponse(_message.Message):
+    """Response of RenewEngagement."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGAGEMENT_FIELD_NUMBER: _builtins.int
+    RENEWED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def engagement(self) -> _engagement_pb2.Engagement:
+        """The next term."""
+
+    @_builtins.property
+    def renewed(self) -> _engagement_pb2.Engagement:
+        """The term that was renewed; only `renewed_to_id` differs."""
+
+    def __init__(
+        self,
+        *,
+        engagement: _engagement_pb2.Engagement | None = ...,
+        renewed: _engagement_pb2.Engagement | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["engagement", b"engagement", "renewed", b"renewed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engagement", b"engagement", "renewed", b"renewed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewEngagementResponse: _TypeAlias = RenewEngagementResponse  # noqa: Y015
+
+@_typing.final
+class ReopenEngagementRequest(_message.Message):
+    """Request of ReopenEngagement."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGAGEMENT_ID_FIELD_NUMBER: _builtins.int
+    END_DATE_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    engagement_id: _builtins.str
+    """The engagement."""
+    etag: _builtins.str
+    """The `etag` last read: ETAG_MISMATCH when it is no longer current. Empty: not checked."""
+    request_id: _builtins.str
+    """A UUID made by the caller, required: the key of idempotency."""
+    @_builtins.property
+    def end_date(self) -> _date_pb2.Date:
+        """First day after the work: exclusive, later than it was. Not set: open-ended; renewal by itself is switched off then."""
+
+    def __init__(
+        self,
+        *,
+        engagement_id: _builtins.str = ...,
+        end_date: _date_pb2.Date | None = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_date", b"end_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_date", b"end_date", "engagement_id", b"engagement_id", "etag", b"etag", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReopenEngagementRequest: _TypeAlias = ReopenEngagementRequest  # noqa: Y015
+
+@_typing.final
+class ReopenEngagementResponse(_message.Message):
+    """Response of ReopenEngagement."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGAGEMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def engagement(self) -> _engagement_pb2.Engagement:
+        """The engagement as it is now."""
+
+    def __init__(
+        self,
+        *,
+        engagement: _engagement_pb2.Engagement | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["engagement", b"engagement"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engagement", b"engagement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReopenEngagementResponse: _TypeAlias = ReopenEngagementResponse  # noqa: Y015
+
+@_typing.final
+class CreateTimeEntryRequest(_message.Message):
+    """Request of CreateTimeEntry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_ENTRY_FIELD_NUMBER: _builtins.int
+    TIME_ENTRIES_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """A UUID made by the caller, required: the key of idempotency."""
+    @_builtins.property
+    def time_entry(self) -> _time_entry_pb2.TimeEntry:
+        """The entry. What only the server sets is ignored."""
+
+    @_builtins.property
+    def time_entries(self) -> _containers.RepeatedCompositeFieldContainer[_time_entry_pb2.TimeEntry]:
+        """Many entries instead, each created or refused by itself. Of each the same is required."""
+
+    def __init__(
+        self,
+        *,
+        time_entry: _time_entry_pb2.TimeEntry | None = ...,
+        time_entries: _abc.Iterable[_time_entry_pb2.TimeEntry] | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time_entry", b"time_entry"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "time_entries", b"time_entries", "time_entry", b"time_entry"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateTimeEntryRequest: _TypeAlias = CreateTimeEntryRequest  # noqa: Y015
+
+@_typing.final
+class CreateTimeEntryResponse(_message.Message):
+    """Response of CreateTimeEntry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_ENTRY_FIELD_NUMBER: _builtins.int
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def time_entry(self) -> _time_entry_pb2.TimeEntry:
+        """The entry as created. Not set where many were given."""
+
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[_time_entry_pb2.TimeEntryResult]:
+        """What became of each of `time_entries`, in their order."""
+
+    def __init__(
+        self,
+        *,
+        time_entry: _time_entry_pb2.TimeEntry | None = ...,
+        results: _abc.Iterable[_time_entry_pb2.TimeEntryResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time_entry", b"time_entry"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results", "time_entry", b"time_entry"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateTimeEntryResponse: _TypeAlias = CreateTimeEntryResponse  # noqa: Y015
+
+@_typing.final
+class UpdateTimeEntryRequest(_message.Message):
+    """Request of UpdateTimeEntry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_ENTRY_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    etag: _builtins.str
+    """The `etag` last read: ETAG_MISMATCH when it is no longer current. Empty: not checked."""
+    request_id: _builtins.str
+    """A UUID made by the caller, required: the key of idempotency."""
+    @_builtins.property
+    def time_entry(self) -> _time_entry_pb2.TimeEntry:
+        """The entry's id, and the new values."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """The fields to change, required: `external_id`, `person`, `role`, `work_date`, `minutes`, `description`, `rate`."""
+
+    def __init__(
+        self,
+        *,
+        time_entry: _time_entry_pb2.TimeEntry | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time_entry", b"time_entry", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "request_id", b"request_id", "time_entry", b"time_entry", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateTimeEntryRequest: _TypeAlias = UpdateTimeEntryRequest  # noqa: Y015
+
+@_typing.final
+class UpdateTimeEntryResponse(_message.Message):
+    """Response of UpdateTimeEntry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_ENTRY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def time_entry(self) -> _time_entry_pb2.TimeEntry:
+        """The entry as it is now."""
+
+    def __init__(
+        self,
+        *,
+        time_entry: _time_entry_pb2.TimeEntry | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time_entry", b"time_entry"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["time_entry", b"time_entry"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateTimeEntryResponse: _TypeAlias = UpdateTimeEntryResponse  # noqa: Y015
+
+@_typing.final
+class ListTimeEntriesRequest(_message.Message):
+    """Request of ListTimeEntries. Filters that are not set do not filter; several must all hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    ENGAGEMENT_ID_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    PERSON_FIELD_NUMBER: _builtins.int
+    INVOICE_ID_FIELD_NUMBER: _builtins.int
+    WORK_DATE_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Most items in one page: 0 means 50, more than 1000 means 1000."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before, with the same filters and order. Empty: the first page."""
+    order: _time_entry_pb2.TimeEntryOrder.ValueType
+    """How the list is ordered."""
+    client_id: _builtins.str
+    """Only time of this client."""
+    engagement_id: _builtins.str
+    """Only time on this engagement."""
+    external_id: _builtins.str
+    """Only the entry with this `external_id`."""
+    person: _builtins.str
+    """Only time of this person."""
+    invoice_id: _builtins.str
+    """Only time on this invoice."""
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[_time_entry_pb2.TimeEntryState.ValueType]:
+        """Only entries in one of these states."""
+
+    @_builtins.property
+    def work_date(self) -> _range_pb2.DateRange:
+        """Only work of these days."""
+
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        order: _time_entry_pb2.TimeEntryOrder.ValueType = ...,
+        client_id: _builtins.str = ...,
+        engagement_id: _builtins.str = ...,
+        external_id: _builtins.str = ...,
+        states: _abc.Iterable[_time_entry_pb2.TimeEntryState.ValueType] | None = ...,
+        person: _builtins.str = ...,
+        invoice_id: _builtins.str = ...,
+        work_date: _range_pb2.DateRange | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["work_date", b"work_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "engagement_id", b"engagement_id", "external_id", b"external_id", "invoice_id", b"invoice_id", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "person", b"person", "states", b"states", "work_date", b"work_date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTimeEntriesRequest: _TypeAlias = ListTimeEntriesRequest  # noqa: Y015
+
+@_typing.final
+class ListTimeEntriesResponse(_message.Message):
+    """Response of ListTimeEntries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_ENTRIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Pass it as `page_token` to get the next page. Empty: this was the last page."""
+    @_builtins.property
+    def time_entries(self) -> _containers.RepeatedCompositeFieldContainer[_time_entry_pb2.TimeEntry]:
+        """The entries."""
+
+    def __init__(
+        self,
+        *,
+        time_entries: _abc.Iterable[_time_entry_pb2.TimeEntry] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "time_entries", b"time_entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTimeEntriesResponse: _TypeAlias = ListTimeEntriesResponse  # noqa: Y015
+
+@_typing.final
+class SubmitTimeEntriesRequest(_message.Message):
+    """Request of SubmitTimeEntries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_ENTRY_IDS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """A UUID made by the caller, required: the key of idempotency."""
+    @_builtins.property
+    def time_entry_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The entries, each once."""
+
+    def __init__(
+        self,
+        *,
+        time_entry_ids: _abc.Iterable[_builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "time_entry_ids", b"time_entry_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitTimeEntriesRequest: _TypeAlias = SubmitTimeEntriesRequest  # noqa: Y015
+
+@_typing.final
+class SubmitTimeEntriesResponse(_message.Message):
+    """Response of SubmitTimeEntries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[_time_entry_pb2.TimeEntryResult]:
+        """What became of each entry, in the order asked for."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[_time_entry_pb2.TimeEntryResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitTimeEntriesResponse: _TypeAlias = SubmitTimeEntriesResponse  # noqa: Y015
+
+@_typing.final
+class ApproveTimeEntriesRequest(_message.Message):
+    """Request of ApproveTimeEntries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_ENTRY_IDS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """A UUID made by the caller, required: the key of idempotency."""
+    @_builtins.property
+    def time_entry_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The entries, each once."""
+
+    def __init__(
+        self,
+        *,
+        time_entry_ids: _abc.Iterable[_builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "time_entry_ids", b"time_entry_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveTimeEntriesRequest: _TypeAlias = ApproveTimeEntriesRequest  # noqa: Y015
+
+@_typing.final
+class ApproveTimeEntriesResponse(_message.Message):
+    """Response of ApproveTimeEntries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[_time_entry_pb2.TimeEntryResult]:
+        """What became of each entry, in the order asked for."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[_time_entry_pb2.TimeEntryResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveTimeEntriesResponse: _TypeAlias = ApproveTimeEntriesResponse  # noqa: Y015
+
+@_typing.final
+class UnapproveTimeEntriesRequest(_message.Message):
+    """Request of UnapproveTimeEntries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_ENTRY_IDS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """A UUID made by the caller, required: the key of idempotency."""
+    @_builtins.property
+    def time_entry_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The entries, each once."""
+
+    def __init__(
+        self,
+        *,
+        time_entry_ids: _abc.Iterable[_builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "time_entry_ids", b"time_entry_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnapproveTimeEntriesRequest: _TypeAlias = UnapproveTimeEntriesRequest  # noqa: Y015
+
+@_typing.final
+class UnapproveTimeEntriesResponse(_message.Message):
+    """Response of UnapproveTimeEntries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[_time_entry_pb2.TimeEntryResult]:
+        """What became of each entry, in the order asked for."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[_time_entry_pb2.TimeEntryResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnapproveTimeEntriesResponse: _TypeAlias = UnapproveTimeEntriesResponse  # noqa: Y015
+
+@_typing.final
+class RejectTimeEntriesRequest(_message.Message):
+    """Request of RejectTimeEntries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_ENTRY_IDS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why, required; kept on the entries."""
+    request_id: _builtins.str
+    """A UUID made by the caller, required: the key of idempotency."""
+    @_builtins.property
+    def time_entry_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The entries, each once."""
+
+    def __init__(
+        self,
+        *,
+        time_entry_ids: _abc.Iterable[_builtins.str] | None = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "request_id", b"request_id", "time_entry_ids", b"time_entry_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RejectTimeEntriesRequest: _TypeAlias = RejectTimeEntriesRequest  # noqa: Y015
+
+@_typing.final
+class RejectTimeEntriesResponse(_message.Message):
+    """Response of RejectTimeEntries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[_time_entry_pb2.TimeEntryResult]:
+        """What became of each entry, in the order asked for."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[_time_entry_pb2.TimeEntryResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RejectTimeEntriesResponse: _TypeAlias = RejectTimeEntriesResponse  # noqa: Y015
+
+@_typing.final
+class WriteDownTimeEntriesRequest(_message.Message):
+    """Request of WriteDownTimeEntries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WRITE_DOWNS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why, required; kept on the entries."""
+    request_id: _builtins.str
+    """A UUID made by the caller, required: the key of idempotency."""
+    @_builtins.property
+    def write_downs(self) -> _containers.RepeatedCompositeFieldContainer[_time_entry_pb2.TimeWriteDown]:
+        """What is to be written down of which entry, each once."""
+
+    def __init__(
+        self,
+        *,
+        write_downs: _abc.Iterable[_time_entry_pb2.TimeWriteDown] | None = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "request_id", b"request_id", "write_downs", b"write_downs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WriteDownTimeEntriesRequest: _TypeAlias = WriteDownTimeEntriesRequest  # noqa: Y015
+
+@_typing.final
+class WriteDownTimeEntriesResponse(_message.Message):
+    """Response of WriteDownTimeEntries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[_time_entry_pb2.TimeEntryResult]:
+        """What became of each entry, in the order asked for."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[_time_entry_pb2.TimeEntryResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WriteDownTimeEntriesResponse: _TypeAlias = WriteDownTimeEntriesResponse  # noqa: Y015
+
+@_typing.final
+class ListUnbilledWorkRequest(_message.Message):
+    """Request of ListUnbilledWork. Ordered by client, then engagement."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    ENGAGEMENT_ID_FIELD_NUMBER: _builtins.int
+    AS_OF_DATE_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Most items in one page: 0 means 50, more than 1000 means 1000."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before, with the same filters. Empty: the first page."""
+    client_id: _builtins.str
+    """Only work of this client."""
+    engagement_id: _builtins.str
+    """Only work on this engagement."""
+    @_builtins.property
+    def as_of_date(self) -> _date_pb2.Date:
+        """The day that ages are counted to; later work is left out. Not set: today in the firm's time zone."""
+
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        client_id: _builtins.str = ...,
+        engagement_id: _builtins.str = ...,
+        as_of_date: _date_pb2.Date | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_date", b"as_of_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_date", b"as_of_date", "client_id", b"client_id", "engagement_id", b"engagement_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUnbilledWorkRequest: _TypeAlias = ListUnbilledWorkRequest  # noqa: Y015
+
+@_typing.final
+class ListUnbilledWorkResponse(_message.Message):
+    """Response of ListUnbilledWork."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORK_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    APPROVED_TOTALS_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Pass it as `page_token` to get the next page. Empty: this was the last page."""
+    @_builtins.property
+    def work(self) -> _containers.RepeatedCompositeFieldContainer[_time_entry_pb2.UnbilledWork]:
+        """The unbilled work of each engagement that has some."""
+
+    @_builtins.property
+    def approved_totals(self) -> _containers.RepeatedCompositeFieldContainer[_time_entry_pb2.UnbilledBucket]:
+        """Approved time of all pages together, for each currency."""
+
+    def __init__(
+        self,
+        *,
+        work: _abc.Iterable[_time_entry_pb2.UnbilledWork] | None = ...,
+        next_page_token: _builtins.str = ...,
+        approved_totals: _abc.Iterable[_time_entry_pb2.UnbilledBucket] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved_totals", b"approved_totals", "next_page_token", b"next_page_token", "work", b"work"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUnbilledWorkResponse: _TypeAlias = ListUnbilledWorkResponse  # noqa: Y015
+
+@_typing.final
 class CreateInvoiceRequest(_message.Message):
     """Request of CreateInvoice."""
 
@@ -584,6 +1315,7 @@ class CreateInvoiceRequest(_message.Message):
 
     INVOICE_FIELD_NUMBER: _builtins.int
     FINALIZE_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     finalize: _builtins.bool
     """True: finalised at once, in the same transaction. False: a draft."""
@@ -593,16 +1325,23 @@ class CreateInvoiceRequest(_message.Message):
     def invoice(self) -> _invoice_pb2.Invoice:
         """The invoice. What only the server sets is ignored."""
 
+    @_builtins.property
+    def time(self) -> _containers.RepeatedCompositeFieldContainer[_time_entry_pb2.TimeToBill]:
+        """Approved time to bill on it, before the lines given; it counts as INVOICED from now on, also on a draft. Empty:
+        none. STATE_CONFLICT for an engagement that bills no time.
+        """
+
     def __init__(
         self,
         *,
         invoice: _invoice_pb2.Invoice | None = ...,
         finalize: _builtins.bool = ...,
+        time: _abc.Iterable[_time_entry_pb2.TimeToBill] | None = ...,
         request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finalize", b"finalize", "invoice", b"invoice", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finalize", b"finalize", "invoice", b"invoice", "request_id", b"request_id", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -810,7 +1549,9 @@ class UpdateInvoiceRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """The fields to change, required: `external_id`, `lines`, `due_date`, `payment_terms_days`, `memo`, `metadata`."""
+        """The fields to change, required: `external_id`, `lines`, `discounts`, `due_date`, `payment_terms_days`, `memo`,
+        `metadata`.
+        """
 
     def __init__(
         self,
@@ -1070,6 +1811,490 @@ class WriteOffInvoiceResponse(_message.Message):
 Global___WriteOffInvoiceResponse: _TypeAlias = WriteOffInvoiceResponse  # noqa: Y015
 
 @_typing.final
+class CreateCreditNoteRequest(_message.Message):
+    """Request of CreateCreditNote. With neither amount nor lines: all that is left of the invoice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVOICE_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    EXCESS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    invoice_id: _builtins.str
+    """The invoice."""
+    excess: _credit_note_pb2.CreditNoteExcess.ValueType
+    """What becomes of the part above what is still owed. Required where there is such a part."""
+    reason: _builtins.str
+    """Why, as printed on it. Empty: not said."""
+    etag: _builtins.str
+    """The invoice's `etag` last read: ETAG_MISMATCH when it is no longer current. Empty: not checked."""
+    request_id: _builtins.str
+    """A UUID made by the caller, required: the key of idempotency."""
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """How much of the invoice's total, tax included; it is spread over what is left of the lines. Not set: see `lines`."""
+
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[_credit_note_pb2.CreditNoteLineInput]:
+        """Which lines, and how much of each. Empty: see `amount`."""
+
+    def __init__(
+        self,
+        *,
+        invoice_id: _builtins.str = ...,
+        amount: _money_pb2.Money | None = ...,
+        lines: _abc.Iterable[_credit_note_pb2.CreditNoteLineInput] | None = ...,
+        excess: _credit_note_pb2.CreditNoteExcess.ValueType = ...,
+        reason: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "etag", b"etag", "excess", b"excess", "invoice_id", b"invoice_id", "lines", b"lines", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateCreditNoteRequest: _TypeAlias = CreateCreditNoteRequest  # noqa: Y015
+
+@_typing.final
+class CreateCreditNoteResponse(_message.Message):
+    """Response of CreateCreditNote."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CREDIT_NOTE_FIELD_NUMBER: _builtins.int
+    INVOICE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def credit_note(self) -> _credit_note_pb2.CreditNote:
+        """The credit note."""
+
+    @_builtins.property
+    def invoice(self) -> _invoice_pb2.Invoice:
+        """The invoice as it is then."""
+
+    def __init__(
+        self,
+        *,
+        credit_note: _credit_note_pb2.CreditNote | None = ...,
+        invoice: _invoice_pb2.Invoice | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["credit_note", b"credit_note", "invoice", b"invoice"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credit_note", b"credit_note", "invoice", b"invoice"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateCreditNoteResponse: _TypeAlias = CreateCreditNoteResponse  # noqa: Y015
+
+@_typing.final
+class ListCreditNotesRequest(_message.Message):
+    """Request of ListCreditNotes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    INVOICE_ID_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    ISSUE_DATE_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Most items in one page: 0 means 50, more than 1000 means 1000."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before, with the same filters. Empty: the first page."""
+    client_id: _builtins.str
+    """Only credit notes of this client. Empty: of all."""
+    invoice_id: _builtins.str
+    """Only credit notes of this invoice. Empty: of all."""
+    number: _builtins.str
+    """Only the credit note with this number. Empty: all."""
+    @_builtins.property
+    def issue_date(self) -> _range_pb2.DateRange:
+        """Only credit notes issued in this range."""
+
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        client_id: _builtins.str = ...,
+        invoice_id: _builtins.str = ...,
+        number: _builtins.str = ...,
+        issue_date: _range_pb2.DateRange | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["issue_date", b"issue_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "invoice_id", b"invoice_id", "issue_date", b"issue_date", "number", b"number", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCreditNotesRequest: _TypeAlias = ListCreditNotesRequest  # noqa: Y015
+
+@_typing.final
+class ListCreditNotesResponse(_message.Message):
+    """Response of ListCreditNotes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CREDIT_NOTES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Pass it as `page_token` to get the next page. Empty: this was the last page."""
+    @_builtins.property
+    def credit_notes(self) -> _containers.RepeatedCompositeFieldContainer[_credit_note_pb2.CreditNote]:
+        """The credit notes with their lines, the newest first."""
+
+    def __init__(
+        self,
+        *,
+        credit_notes: _abc.Iterable[_credit_note_pb2.CreditNote] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credit_notes", b"credit_notes", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCreditNotesResponse: _TypeAlias = ListCreditNotesResponse  # noqa: Y015
+
+@_typing.final
+class GrantCreditRequest(_message.Message):
+    """Request of GrantCredit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    """Who gets it."""
+    kind: _credit_pb2.CreditKind.ValueType
+    """GOODWILL, PROMOTION, PREPAYMENT or DISPUTE_ADJUSTMENT. Required."""
+    priority: _builtins.int
+    """Entries with a lower number are used first. Not set: 50."""
+    reason: _builtins.str
+    """Why. Empty: not said."""
+    request_id: _builtins.str
+    """A UUID made by the caller, required: the key of idempotency."""
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """How much, in any currency. Required, more than zero."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """From when on it can no longer be used. Firm time. Not set: it does not expire."""
+
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        kind: _credit_pb2.CreditKind.ValueType = ...,
+        amount: _money_pb2.Money | None = ...,
+        priority: _builtins.int | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "amount", b"amount", "expire_time", b"expire_time", "priority", b"priority"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "amount", b"amount", "client_id", b"client_id", "expire_time", b"expire_time", "kind", b"kind", "priority", b"priority", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
+    _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
+
+Global___GrantCreditRequest: _TypeAlias = GrantCreditRequest  # noqa: Y015
+
+@_typing.final
+class GrantCreditResponse(_message.Message):
+    """Response of GrantCredit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entry(self) -> _credit_pb2.CreditEntry:
+        """The new entry."""
+
+    def __init__(
+        self,
+        *,
+        entry: _credit_pb2.CreditEntry | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GrantCreditResponse: _TypeAlias = GrantCreditResponse  # noqa: Y015
+
+@_typing.final
+class ApplyCreditRequest(_message.Message):
+    """Request of ApplyCredit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVOICE_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    invoice_id: _builtins.str
+    """The invoice."""
+    etag: _builtins.str
+    """The invoice's `etag` last read: ETAG_MISMATCH when it is no longer current. Empty: not checked."""
+    request_id: _builtins.str
+    """A UUID made by the caller, required: the key of idempotency."""
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """How much. Not set: as much as is owed and as there is."""
+
+    def __init__(
+        self,
+        *,
+        invoice_id: _builtins.str = ...,
+        amount: _money_pb2.Money | None = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "etag", b"etag", "invoice_id", b"invoice_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApplyCreditRequest: _TypeAlias = ApplyCreditRequest  # noqa: Y015
+
+@_typing.final
+class ApplyCreditResponse(_message.Message):
+    """Response of ApplyCredit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVOICE_FIELD_NUMBER: _builtins.int
+    USES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def invoice(self) -> _invoice_pb2.Invoice:
+        """The invoice as it is then."""
+
+    @_builtins.property
+    def uses(self) -> _containers.RepeatedCompositeFieldContainer[_credit_pb2.CreditUse]:
+        """Which entries paid, in the order in which they were used."""
+
+    def __init__(
+        self,
+        *,
+        invoice: _invoice_pb2.Invoice | None = ...,
+        uses: _abc.Iterable[_credit_pb2.CreditUse] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice", "uses", b"uses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApplyCreditResponse: _TypeAlias = ApplyCreditResponse  # noqa: Y015
+
+@_typing.final
+class ReverseCreditRequest(_message.Message):
+    """Request of ReverseCredit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CREDIT_ID_FIELD_NUMBER: _builtins.int
+    INVOICE_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    credit_id: _builtins.str
+    """A grant: what is left of it is taken back."""
+    invoice_id: _builtins.str
+    """An invoice: the credit that was applied to it goes back, the last applied first."""
+    reason: _builtins.str
+    """Why. Empty: not said."""
+    request_id: _builtins.str
+    """A UUID made by the caller, required: the key of idempotency."""
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """How much. Not set: all that is left, or was applied."""
+
+    def __init__(
+        self,
+        *,
+        credit_id: _builtins.str = ...,
+        invoice_id: _builtins.str = ...,
+        amount: _money_pb2.Money | None = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "credit_id", b"credit_id", "invoice_id", b"invoice_id", "target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "credit_id", b"credit_id", "invoice_id", b"invoice_id", "reason", b"reason", "request_id", b"request_id", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["credit_id", "invoice_id"]  # noqa: Y015
+    _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
+
+Global___ReverseCreditRequest: _TypeAlias = ReverseCreditRequest  # noqa: Y015
+
+@_typing.final
+class ReverseCreditResponse(_message.Message):
+    """Response of ReverseCredit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    INVOICE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[_credit_pb2.CreditEntry]:
+        """The entries concerned, as they are then."""
+
+    @_builtins.property
+    def invoice(self) -> _invoice_pb2.Invoice:
+        """The invoice as it is then. Not set where a grant was reversed."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[_credit_pb2.CreditEntry] | None = ...,
+        invoice: _invoice_pb2.Invoice | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "invoice", b"invoice"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReverseCreditResponse: _TypeAlias = ReverseCreditResponse  # noqa: Y015
+
+@_typing.final
+class GetCreditBalanceRequest(_message.Message):
+    """Request of GetCreditBalance."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    """The client."""
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCreditBalanceRequest: _TypeAlias = GetCreditBalanceRequest  # noqa: Y015
+
+@_typing.final
+class GetCreditBalanceResponse(_message.Message):
+    """Response of GetCreditBalance."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BALANCES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def balances(self) -> _containers.RepeatedCompositeFieldContainer[_credit_pb2.CreditBalance]:
+        """One for each currency that the client has ever had credit in, by currency."""
+
+    def __init__(
+        self,
+        *,
+        balances: _abc.Iterable[_credit_pb2.CreditBalance] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balances", b"balances"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCreditBalanceResponse: _TypeAlias = GetCreditBalanceResponse  # noqa: Y015
+
+@_typing.final
+class ListCreditEntriesRequest(_message.Message):
+    """Request of ListCreditEntries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    ONLY_OPEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Most items in one page: 0 means 50, more than 1000 means 1000."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before, with the same filters. Empty: the first page."""
+    client_id: _builtins.str
+    """The client."""
+    currency_code: _builtins.str
+    """Only entries in this currency. Empty: in all."""
+    only_open: _builtins.bool
+    """Only entries of which something is left."""
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[_credit_pb2.CreditKind.ValueType]:
+        """Only entries of these kinds. Empty: of all."""
+
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        client_id: _builtins.str = ...,
+        currency_code: _builtins.str = ...,
+        kinds: _abc.Iterable[_credit_pb2.CreditKind.ValueType] | None = ...,
+        only_open: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "currency_code", b"currency_code", "kinds", b"kinds", "only_open", b"only_open", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCreditEntriesRequest: _TypeAlias = ListCreditEntriesRequest  # noqa: Y015
+
+@_typing.final
+class ListCreditEntriesResponse(_message.Message):
+    """Response of ListCreditEntries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Pass it as `page_token` to get the next page. Empty: this was the last page."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[_credit_pb2.CreditEntry]:
+        """The entries with their uses, the newest first."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[_credit_pb2.CreditEntry] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCreditEntriesResponse: _TypeAlias = ListCreditEntriesResponse  # noqa: Y015
+
+@_typing.final
 class PreviewInvoiceRequest(_message.Message):
     """Request of PreviewInvoice."""
 
@@ -1078,6 +2303,7 @@ class PreviewInvoiceRequest(_message.Message):
     INVOICE_FIELD_NUMBER: _builtins.int
     INVOICE_ID_FIELD_NUMBER: _builtins.int
     ENGAGEMENT_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
     invoice_id: _builtins.str
     """A draft."""
     @_builtins.property
@@ -1088,16 +2314,21 @@ class PreviewInvoiceRequest(_message.Message):
     def engagement(self) -> Global___EngagementPreview:
         """What a billing run would bill."""
 
+    @_builtins.property
+    def time(self) -> _containers.RepeatedCompositeFieldContainer[_time_entry_pb2.TimeToBill]:
+        """Approved time to bill on `invoice`, as CreateInvoice takes it."""
+
     def __init__(
         self,
         *,
         invoice: _invoice_pb2.Invoice | None = ...,
         invoice_id: _builtins.str = ...,
         engagement: Global___EngagementPreview | None = ...,
+        time: _abc.Iterable[_time_entry_pb2.TimeToBill] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["engagement", b"engagement", "invoice", b"invoice", "invoice_id", b"invoice_id", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engagement", b"engagement", "invoice", b"invoice", "invoice_id", b"invoice_id", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engagement", b"engagement", "invoice", b"invoice", "invoice_id", b"invoice_id", "source", b"source", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["invoice", "invoice_id", "engagement"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
@@ -1160,6 +2391,130 @@ class PreviewInvoiceResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PreviewInvoiceResponse: _TypeAlias = PreviewInvoiceResponse  # noqa: Y015
+
+@_typing.final
+class RenderDocumentRequest(_message.Message):
+    """Request of RenderDocument."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVOICE_ID_FIELD_NUMBER: _builtins.int
+    RECEIPT_PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    CREDIT_NOTE_ID_FIELD_NUMBER: _builtins.int
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    LOCALE_FIELD_NUMBER: _builtins.int
+    CURRENT_FIELD_NUMBER: _builtins.int
+    invoice_id: _builtins.str
+    """An invoice. A draft's is marked as one, and not kept."""
+    receipt_payment_id: _builtins.str
+    """The receipt of a payment that has succeeded. Not kept: it tells what of it was refunded."""
+    credit_note_id: _builtins.str
+    """A credit note."""
+    format: _document_pb2.DocumentFormat.ValueType
+    """In which form. Not set: PDF."""
+    locale: _builtins.str
+    """BCP 47 tag of the language and formats to use. Empty: the client's, else the firm's. Words are in English, German,
+    Spanish, French, Hindi or Japanese; where a tag names another language, in the firm's, else in English.
+    """
+    current: _builtins.bool
+    """Of an invoice only. True: as it stands now, with what was paid and credited, and a link to pay if there is an open
+    one; not kept. False: as it was issued.
+    """
+    @_builtins.property
+    def statement(self) -> Global___StatementRange:
+        """The statement of a client's account. Not kept."""
+
+    def __init__(
+        self,
+        *,
+        invoice_id: _builtins.str = ...,
+        receipt_payment_id: _builtins.str = ...,
+        credit_note_id: _builtins.str = ...,
+        statement: Global___StatementRange | None = ...,
+        format: _document_pb2.DocumentFormat.ValueType = ...,
+        locale: _builtins.str = ...,
+        current: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["credit_note_id", b"credit_note_id", "document", b"document", "invoice_id", b"invoice_id", "receipt_payment_id", b"receipt_payment_id", "statement", b"statement"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credit_note_id", b"credit_note_id", "current", b"current", "document", b"document", "format", b"format", "invoice_id", b"invoice_id", "locale", b"locale", "receipt_payment_id", b"receipt_payment_id", "statement", b"statement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_document: _TypeAlias = _typing.Literal["invoice_id", "receipt_payment_id", "credit_note_id", "statement"]  # noqa: Y015
+    _WhichOneofArgType_document: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_document) -> _WhichOneofReturnType_document | None: ...
+
+Global___RenderDocumentRequest: _TypeAlias = RenderDocumentRequest  # noqa: Y015
+
+@_typing.final
+class StatementRange(_message.Message):
+    """Whose statement, and of which days."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    START_DATE_FIELD_NUMBER: _builtins.int
+    END_DATE_FIELD_NUMBER: _builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    """The client."""
+    currency_code: _builtins.str
+    """ISO 4217: only what is in this currency. Empty: every currency that the client has used."""
+    @_builtins.property
+    def start_date(self) -> _date_pb2.Date:
+        """First day, in the firm's time zone. Required."""
+
+    @_builtins.property
+    def end_date(self) -> _date_pb2.Date:
+        """First day after the last: exclusive. Required. Not after the start, or more than 1,096 days after it, is
+        PERIOD_INVALID.
+        """
+
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        start_date: _date_pb2.Date | None = ...,
+        end_date: _date_pb2.Date | None = ...,
+        currency_code: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_date", b"end_date", "start_date", b"start_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "currency_code", b"currency_code", "end_date", b"end_date", "start_date", b"start_date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StatementRange: _TypeAlias = StatementRange  # noqa: Y015
+
+@_typing.final
+class RenderDocumentResponse(_message.Message):
+    """Response of RenderDocument: one header, then the bytes in order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """The next bytes of it, at most 65,536."""
+    @_builtins.property
+    def header(self) -> _document_pb2.DocumentHeader:
+        """What the document is. The first message, and only the first."""
+
+    def __init__(
+        self,
+        *,
+        header: _document_pb2.DocumentHeader | None = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___RenderDocumentResponse: _TypeAlias = RenderDocumentResponse  # noqa: Y015
 
 @_typing.final
 class GeneratePackageInvoicesRequest(_message.Message):
@@ -1236,3 +2591,542 @@ class GeneratePackageInvoicesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GeneratePackageInvoicesResponse: _TypeAlias = GeneratePackageInvoicesResponse  # noqa: Y015
+
+@_typing.final
+class CreateTaxRateRequest(_message.Message):
+    """Request of CreateTaxRate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAX_RATE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """A UUID made by the caller, required: the key of idempotency."""
+    @_builtins.property
+    def tax_rate(self) -> _tax_pb2.TaxRate:
+        """The rate. What only the server sets is ignored."""
+
+    def __init__(
+        self,
+        *,
+        tax_rate: _tax_pb2.TaxRate | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tax_rate", b"tax_rate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "tax_rate", b"tax_rate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateTaxRateRequest: _TypeAlias = CreateTaxRateRequest  # noqa: Y015
+
+@_typing.final
+class CreateTaxRateResponse(_message.Message):
+    """Response of CreateTaxRate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAX_RATE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tax_rate(self) -> _tax_pb2.TaxRate:
+        """The rate as created."""
+
+    def __init__(
+        self,
+        *,
+        tax_rate: _tax_pb2.TaxRate | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tax_rate", b"tax_rate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tax_rate", b"tax_rate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateTaxRateResponse: _TypeAlias = CreateTaxRateResponse  # noqa: Y015
+
+@_typing.final
+class UpdateTaxRateRequest(_message.Message):
+    """Request of UpdateTaxRate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAX_RATE_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    etag: _builtins.str
+    """The `etag` last read: ETAG_MISMATCH when it is no longer current. Empty: not checked."""
+    request_id: _builtins.str
+    """A UUID made by the caller, required: the key of idempotency."""
+    @_builtins.property
+    def tax_rate(self) -> _tax_pb2.TaxRate:
+        """The rate's id, and the new values."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """The fields to change, required: `name`, `valid_until_date`, `archived`."""
+
+    def __init__(
+        self,
+        *,
+        tax_rate: _tax_pb2.TaxRate | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tax_rate", b"tax_rate", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "request_id", b"request_id", "tax_rate", b"tax_rate", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateTaxRateRequest: _TypeAlias = UpdateTaxRateRequest  # noqa: Y015
+
+@_typing.final
+class UpdateTaxRateResponse(_message.Message):
+    """Response of UpdateTaxRate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAX_RATE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tax_rate(self) -> _tax_pb2.TaxRate:
+        """The rate as it is now."""
+
+    def __init__(
+        self,
+        *,
+        tax_rate: _tax_pb2.TaxRate | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tax_rate", b"tax_rate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tax_rate", b"tax_rate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateTaxRateResponse: _TypeAlias = UpdateTaxRateResponse  # noqa: Y015
+
+@_typing.final
+class ListTaxRatesRequest(_message.Message):
+    """Request of ListTaxRates. Filters that are not set do not filter; several must all hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    COUNTRY_CODE_FIELD_NUMBER: _builtins.int
+    TAX_CATEGORY_FIELD_NUMBER: _builtins.int
+    VALID_ON_DATE_FIELD_NUMBER: _builtins.int
+    INCLUDE_ARCHIVED_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Most items in one page: 0 means 50, more than 1000 means 1000."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before, with the same filters. Empty: the first page."""
+    country_code: _builtins.str
+    """Only rates of this country."""
+    tax_category: _builtins.str
+    """Only rates of this tax category."""
+    include_archived: _builtins.bool
+    """True: archived ones too."""
+    @_builtins.property
+    def valid_on_date(self) -> _date_pb2.Date:
+        """Only rates that are valid on this day."""
+
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        country_code: _builtins.str = ...,
+        tax_category: _builtins.str = ...,
+        valid_on_date: _date_pb2.Date | None = ...,
+        include_archived: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["valid_on_date", b"valid_on_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["country_code", b"country_code", "include_archived", b"include_archived", "page_size", b"page_size", "page_token", b"page_token", "tax_category", b"tax_category", "valid_on_date", b"valid_on_date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTaxRatesRequest: _TypeAlias = ListTaxRatesRequest  # noqa: Y015
+
+@_typing.final
+class ListTaxRatesResponse(_message.Message):
+    """Response of ListTaxRates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAX_RATES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Pass it as `page_token` to get the next page. Empty: this was the last page."""
+    @_builtins.property
+    def tax_rates(self) -> _containers.RepeatedCompositeFieldContainer[_tax_pb2.TaxRate]:
+        """The rates."""
+
+    def __init__(
+        self,
+        *,
+        tax_rates: _abc.Iterable[_tax_pb2.TaxRate] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "tax_rates", b"tax_rates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTaxRatesResponse: _TypeAlias = ListTaxRatesResponse  # noqa: Y015
+
+@_typing.final
+class SetExchangeRatesRequest(_message.Message):
+    """Request of SetExchangeRates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RATES_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """A UUID made by the caller, required: the key of idempotency."""
+    @_builtins.property
+    def rates(self) -> _containers.RepeatedCompositeFieldContainer[_report_pb2.ExchangeRate]:
+        """The rates, each pair and day once."""
+
+    def __init__(
+        self,
+        *,
+        rates: _abc.Iterable[_report_pb2.ExchangeRate] | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rates", b"rates", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetExchangeRatesRequest: _TypeAlias = SetExchangeRatesRequest  # noqa: Y015
+
+@_typing.final
+class SetExchangeRatesResponse(_message.Message):
+    """Response of SetExchangeRates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RATES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rates(self) -> _containers.RepeatedCompositeFieldContainer[_report_pb2.ExchangeRate]:
+        """The rates as set, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        rates: _abc.Iterable[_report_pb2.ExchangeRate] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rates", b"rates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetExchangeRatesResponse: _TypeAlias = SetExchangeRatesResponse  # noqa: Y015
+
+@_typing.final
+class GetBillingOverviewRequest(_message.Message):
+    """Request of GetBillingOverview."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetBillingOverviewRequest: _TypeAlias = GetBillingOverviewRequest  # noqa: Y015
+
+@_typing.final
+class GetBillingOverviewResponse(_message.Message):
+    """Response of GetBillingOverview."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OVERVIEW_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def overview(self) -> _report_pb2.BillingOverview:
+        """The overview."""
+
+    def __init__(
+        self,
+        *,
+        overview: _report_pb2.BillingOverview | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["overview", b"overview"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["overview", b"overview"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetBillingOverviewResponse: _TypeAlias = GetBillingOverviewResponse  # noqa: Y015
+
+@_typing.final
+class GetReceivablesAgingRequest(_message.Message):
+    """Request of GetReceivablesAging."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AS_OF_DATE_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    CONVERT_TO_CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Most items in one page: 0 means 50, more than 1000 means 1000."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before, with the same filters. Empty: the first page."""
+    client_id: _builtins.str
+    """Only this client."""
+    convert_to_currency_code: _builtins.str
+    """Convert the totals to this currency too. Empty: not."""
+    @_builtins.property
+    def as_of_date(self) -> _date_pb2.Date:
+        """The day at whose end it is to hold. Not set: today, as things are now."""
+
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        as_of_date: _date_pb2.Date | None = ...,
+        client_id: _builtins.str = ...,
+        convert_to_currency_code: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_date", b"as_of_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_date", b"as_of_date", "client_id", b"client_id", "convert_to_currency_code", b"convert_to_currency_code", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReceivablesAgingRequest: _TypeAlias = GetReceivablesAgingRequest  # noqa: Y015
+
+@_typing.final
+class GetReceivablesAgingResponse(_message.Message):
+    """Response of GetReceivablesAging."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGING_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Pass it as `page_token` to get the next page. Empty: this was the last page."""
+    @_builtins.property
+    def aging(self) -> _report_pb2.ReceivablesAging:
+        """The report; `clients` holds one page."""
+
+    def __init__(
+        self,
+        *,
+        aging: _report_pb2.ReceivablesAging | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["aging", b"aging"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aging", b"aging", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReceivablesAgingResponse: _TypeAlias = GetReceivablesAgingResponse  # noqa: Y015
+
+@_typing.final
+class GetRevenueReportRequest(_message.Message):
+    """Request of GetRevenueReport."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANGE_FIELD_NUMBER: _builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    CONVERT_TO_CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    currency_code: _builtins.str
+    """Only this currency. Empty: all."""
+    convert_to_currency_code: _builtins.str
+    """Convert to this currency too. Empty: not."""
+    @_builtins.property
+    def range(self) -> _range_pb2.DateRange:
+        """The days it covers, at most 3,660, in the firm's time zone. An end that is not set: today's end; a start that is not
+        set: the first day of the eleventh month before the last one covered.
+        """
+
+    def __init__(
+        self,
+        *,
+        range: _range_pb2.DateRange | None = ...,
+        currency_code: _builtins.str = ...,
+        convert_to_currency_code: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["range", b"range"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["convert_to_currency_code", b"convert_to_currency_code", "currency_code", b"currency_code", "range", b"range"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRevenueReportRequest: _TypeAlias = GetRevenueReportRequest  # noqa: Y015
+
+@_typing.final
+class GetRevenueReportResponse(_message.Message):
+    """Response of GetRevenueReport."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def report(self) -> _report_pb2.RevenueReport:
+        """The report."""
+
+    def __init__(
+        self,
+        *,
+        report: _report_pb2.RevenueReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRevenueReportResponse: _TypeAlias = GetRevenueReportResponse  # noqa: Y015
+
+@_typing.final
+class GetRevenueScheduleRequest(_message.Message):
+    """Request of GetRevenueSchedule. Filters that are not set do not filter; several must all hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    INVOICE_ID_FIELD_NUMBER: _builtins.int
+    ENGAGEMENT_ID_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    OPEN_ONLY_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Most items in one page: 0 means 50, more than 1000 means 1000."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before, with the same filters. Empty: the first page."""
+    invoice_id: _builtins.str
+    """Only this invoice."""
+    engagement_id: _builtins.str
+    """Only this engagement."""
+    client_id: _builtins.str
+    """Only this client."""
+    open_only: _builtins.bool
+    """Only what has something left to earn."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        invoice_id: _builtins.str = ...,
+        engagement_id: _builtins.str = ...,
+        client_id: _builtins.str = ...,
+        open_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "engagement_id", b"engagement_id", "invoice_id", b"invoice_id", "open_only", b"open_only", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRevenueScheduleRequest: _TypeAlias = GetRevenueScheduleRequest  # noqa: Y015
+
+@_typing.final
+class GetRevenueScheduleResponse(_message.Message):
+    """Response of GetRevenueSchedule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULES_FIELD_NUMBER: _builtins.int
+    FORECAST_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Pass it as `page_token` to get the next page. Empty: this was the last page."""
+    @_builtins.property
+    def schedules(self) -> _containers.RepeatedCompositeFieldContainer[_report_pb2.RevenueSchedule]:
+        """One page of schedules, in the order of invoices, by id, and lines."""
+
+    @_builtins.property
+    def forecast(self) -> _containers.RepeatedCompositeFieldContainer[_report_pb2.RevenueForecastMonth]:
+        """What is left of all schedules that the filters leave, by the months that will earn it and by currency; on the first
+        page only.
+        """
+
+    def __init__(
+        self,
+        *,
+        schedules: _abc.Iterable[_report_pb2.RevenueSchedule] | None = ...,
+        forecast: _abc.Iterable[_report_pb2.RevenueForecastMonth] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forecast", b"forecast", "next_page_token", b"next_page_token", "schedules", b"schedules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRevenueScheduleResponse: _TypeAlias = GetRevenueScheduleResponse  # noqa: Y015
+
+@_typing.final
+class GetTrialBalanceRequest(_message.Message):
+    """Request of GetTrialBalance."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AS_OF_DATE_FIELD_NUMBER: _builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    CONVERT_TO_CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    currency_code: _builtins.str
+    """Only this currency. Empty: all."""
+    convert_to_currency_code: _builtins.str
+    """Convert to this currency too. Empty: not."""
+    @_builtins.property
+    def as_of_date(self) -> _date_pb2.Date:
+        """The day at whose end it is to hold. Not set: today, as things are now."""
+
+    def __init__(
+        self,
+        *,
+        as_of_date: _date_pb2.Date | None = ...,
+        currency_code: _builtins.str = ...,
+        convert_to_currency_code: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_date", b"as_of_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_date", b"as_of_date", "convert_to_currency_code", b"convert_to_currency_code", "currency_code", b"currency_code"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTrialBalanceRequest: _TypeAlias = GetTrialBalanceRequest  # noqa: Y015
+
+@_typing.final
+class GetTrialBalanceResponse(_message.Message):
+    """Response of GetTrialBalance."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRIAL_BALANCE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def trial_balance(self) -> _report_pb2.TrialBalance:
+        """The balance."""
+
+    def __init__(
+        self,
+        *,
+        trial_balance: _report_pb2.TrialBalance | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["trial_balance", b"trial_balance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["trial_balance", b"trial_balance"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTrialBalanceResponse: _TypeAlias = GetTrialBalanceResponse  # noqa: Y015

@@ -103,6 +103,61 @@ class BillingServiceStub:
                 request_serializer=dunwell_dot_v1_dot_billing__service__pb2.EndEngagementRequest.SerializeToString,
                 response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.EndEngagementResponse.FromString,
                 _registered_method=True)
+        self.RenewEngagement = channel.unary_unary(
+                '/dunwell.v1.BillingService/RenewEngagement',
+                request_serializer=dunwell_dot_v1_dot_billing__service__pb2.RenewEngagementRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.RenewEngagementResponse.FromString,
+                _registered_method=True)
+        self.ReopenEngagement = channel.unary_unary(
+                '/dunwell.v1.BillingService/ReopenEngagement',
+                request_serializer=dunwell_dot_v1_dot_billing__service__pb2.ReopenEngagementRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.ReopenEngagementResponse.FromString,
+                _registered_method=True)
+        self.CreateTimeEntry = channel.unary_unary(
+                '/dunwell.v1.BillingService/CreateTimeEntry',
+                request_serializer=dunwell_dot_v1_dot_billing__service__pb2.CreateTimeEntryRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.CreateTimeEntryResponse.FromString,
+                _registered_method=True)
+        self.UpdateTimeEntry = channel.unary_unary(
+                '/dunwell.v1.BillingService/UpdateTimeEntry',
+                request_serializer=dunwell_dot_v1_dot_billing__service__pb2.UpdateTimeEntryRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.UpdateTimeEntryResponse.FromString,
+                _registered_method=True)
+        self.ListTimeEntries = channel.unary_unary(
+                '/dunwell.v1.BillingService/ListTimeEntries',
+                request_serializer=dunwell_dot_v1_dot_billing__service__pb2.ListTimeEntriesRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.ListTimeEntriesResponse.FromString,
+                _registered_method=True)
+        self.SubmitTimeEntries = channel.unary_unary(
+                '/dunwell.v1.BillingService/SubmitTimeEntries',
+                request_serializer=dunwell_dot_v1_dot_billing__service__pb2.SubmitTimeEntriesRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.SubmitTimeEntriesResponse.FromString,
+                _registered_method=True)
+        self.ApproveTimeEntries = channel.unary_unary(
+                '/dunwell.v1.BillingService/ApproveTimeEntries',
+                request_serializer=dunwell_dot_v1_dot_billing__service__pb2.ApproveTimeEntriesRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.ApproveTimeEntriesResponse.FromString,
+                _registered_method=True)
+        self.UnapproveTimeEntries = channel.unary_unary(
+                '/dunwell.v1.BillingService/UnapproveTimeEntries',
+                request_serializer=dunwell_dot_v1_dot_billing__service__pb2.UnapproveTimeEntriesRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.UnapproveTimeEntriesResponse.FromString,
+                _registered_method=True)
+        self.RejectTimeEntries = channel.unary_unary(
+                '/dunwell.v1.BillingService/RejectTimeEntries',
+                request_serializer=dunwell_dot_v1_dot_billing__service__pb2.RejectTimeEntriesRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.RejectTimeEntriesResponse.FromString,
+                _registered_method=True)
+        self.WriteDownTimeEntries = channel.unary_unary(
+                '/dunwell.v1.BillingService/WriteDownTimeEntries',
+                request_serializer=dunwell_dot_v1_dot_billing__service__pb2.WriteDownTimeEntriesRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.WriteDownTimeEntriesResponse.FromString,
+                _registered_method=True)
+        self.ListUnbilledWork = channel.unary_unary(
+                '/dunwell.v1.BillingService/ListUnbilledWork',
+                request_serializer=dunwell_dot_v1_dot_billing__service__pb2.ListUnbilledWorkRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.ListUnbilledWorkResponse.FromString,
+                _registered_method=True)
         self.CreateInvoice = channel.unary_unary(
                 '/dunwell.v1.BillingService/CreateInvoice',
                 request_serializer=dunwell_dot_v1_dot_billing__service__pb2.CreateInvoiceRequest.SerializeToString,
@@ -138,6 +193,41 @@ class BillingServiceStub:
                 request_serializer=dunwell_dot_v1_dot_billing__service__pb2.VoidInvoiceRequest.SerializeToString,
                 response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.VoidInvoiceResponse.FromString,
                 _registered_method=True)
+        self.CreateCreditNote = channel.unary_unary(
+                '/dunwell.v1.BillingService/CreateCreditNote',
+                request_serializer=dunwell_dot_v1_dot_billing__service__pb2.CreateCreditNoteRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.CreateCreditNoteResponse.FromString,
+                _registered_method=True)
+        self.ListCreditNotes = channel.unary_unary(
+                '/dunwell.v1.BillingService/ListCreditNotes',
+                request_serializer=dunwell_dot_v1_dot_billing__service__pb2.ListCreditNotesRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.ListCreditNotesResponse.FromString,
+                _registered_method=True)
+        self.GrantCredit = channel.unary_unary(
+                '/dunwell.v1.BillingService/GrantCredit',
+                request_serializer=dunwell_dot_v1_dot_billing__service__pb2.GrantCreditRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.GrantCreditResponse.FromString,
+                _registered_method=True)
+        self.ApplyCredit = channel.unary_unary(
+                '/dunwell.v1.BillingService/ApplyCredit',
+                request_serializer=dunwell_dot_v1_dot_billing__service__pb2.ApplyCreditRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.ApplyCreditResponse.FromString,
+                _registered_method=True)
+        self.ReverseCredit = channel.unary_unary(
+                '/dunwell.v1.BillingService/ReverseCredit',
+                request_serializer=dunwell_dot_v1_dot_billing__service__pb2.ReverseCreditRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.ReverseCreditResponse.FromString,
+                _registered_method=True)
+        self.GetCreditBalance = channel.unary_unary(
+                '/dunwell.v1.BillingService/GetCreditBalance',
+                request_serializer=dunwell_dot_v1_dot_billing__service__pb2.GetCreditBalanceRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.GetCreditBalanceResponse.FromString,
+                _registered_method=True)
+        self.ListCreditEntries = channel.unary_unary(
+                '/dunwell.v1.BillingService/ListCreditEntries',
+                request_serializer=dunwell_dot_v1_dot_billing__service__pb2.ListCreditEntriesRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.ListCreditEntriesResponse.FromString,
+                _registered_method=True)
         self.WriteOffInvoice = channel.unary_unary(
                 '/dunwell.v1.BillingService/WriteOffInvoice',
                 request_serializer=dunwell_dot_v1_dot_billing__service__pb2.WriteOffInvoiceRequest.SerializeToString,
@@ -148,10 +238,60 @@ class BillingServiceStub:
                 request_serializer=dunwell_dot_v1_dot_billing__service__pb2.PreviewInvoiceRequest.SerializeToString,
                 response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.PreviewInvoiceResponse.FromString,
                 _registered_method=True)
+        self.RenderDocument = channel.unary_stream(
+                '/dunwell.v1.BillingService/RenderDocument',
+                request_serializer=dunwell_dot_v1_dot_billing__service__pb2.RenderDocumentRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.RenderDocumentResponse.FromString,
+                _registered_method=True)
+        self.CreateTaxRate = channel.unary_unary(
+                '/dunwell.v1.BillingService/CreateTaxRate',
+                request_serializer=dunwell_dot_v1_dot_billing__service__pb2.CreateTaxRateRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.CreateTaxRateResponse.FromString,
+                _registered_method=True)
+        self.UpdateTaxRate = channel.unary_unary(
+                '/dunwell.v1.BillingService/UpdateTaxRate',
+                request_serializer=dunwell_dot_v1_dot_billing__service__pb2.UpdateTaxRateRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.UpdateTaxRateResponse.FromString,
+                _registered_method=True)
+        self.ListTaxRates = channel.unary_unary(
+                '/dunwell.v1.BillingService/ListTaxRates',
+                request_serializer=dunwell_dot_v1_dot_billing__service__pb2.ListTaxRatesRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.ListTaxRatesResponse.FromString,
+                _registered_method=True)
         self.GeneratePackageInvoices = channel.unary_stream(
                 '/dunwell.v1.BillingService/GeneratePackageInvoices',
                 request_serializer=dunwell_dot_v1_dot_billing__service__pb2.GeneratePackageInvoicesRequest.SerializeToString,
                 response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.GeneratePackageInvoicesResponse.FromString,
+                _registered_method=True)
+        self.SetExchangeRates = channel.unary_unary(
+                '/dunwell.v1.BillingService/SetExchangeRates',
+                request_serializer=dunwell_dot_v1_dot_billing__service__pb2.SetExchangeRatesRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.SetExchangeRatesResponse.FromString,
+                _registered_method=True)
+        self.GetBillingOverview = channel.unary_unary(
+                '/dunwell.v1.BillingService/GetBillingOverview',
+                request_serializer=dunwell_dot_v1_dot_billing__service__pb2.GetBillingOverviewRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.GetBillingOverviewResponse.FromString,
+                _registered_method=True)
+        self.GetReceivablesAging = channel.unary_unary(
+                '/dunwell.v1.BillingService/GetReceivablesAging',
+                request_serializer=dunwell_dot_v1_dot_billing__service__pb2.GetReceivablesAgingRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.GetReceivablesAgingResponse.FromString,
+                _registered_method=True)
+        self.GetRevenueReport = channel.unary_unary(
+                '/dunwell.v1.BillingService/GetRevenueReport',
+                request_serializer=dunwell_dot_v1_dot_billing__service__pb2.GetRevenueReportRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.GetRevenueReportResponse.FromString,
+                _registered_method=True)
+        self.GetRevenueSchedule = channel.unary_unary(
+                '/dunwell.v1.BillingService/GetRevenueSchedule',
+                request_serializer=dunwell_dot_v1_dot_billing__service__pb2.GetRevenueScheduleRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.GetRevenueScheduleResponse.FromString,
+                _registered_method=True)
+        self.GetTrialBalance = channel.unary_unary(
+                '/dunwell.v1.BillingService/GetTrialBalance',
+                request_serializer=dunwell_dot_v1_dot_billing__service__pb2.GetTrialBalanceRequest.SerializeToString,
+                response_deserializer=dunwell_dot_v1_dot_billing__service__pb2.GetTrialBalanceResponse.FromString,
                 _registered_method=True)
 
 
@@ -243,8 +383,99 @@ class BillingServiceServicer:
 
     def EndEngagement(self, request, context):
         """Ends an engagement on a day. The last period, partial perhaps, is billed by the next run, then nothing more. What
-        has been billed beyond that day stays billed. Returns RESOURCE_NOT_FOUND, PERIOD_INVALID when the day is not after
-        the start, STATE_CONFLICT when it has ended already.
+        has been billed beyond that day stays billed. Nothing follows it: renewal by itself is switched off, and a next term
+        that has not begun is withdrawn (it ends on its start date). A next term that is itself ended before it begins is
+        withdrawn likewise. Returns RESOURCE_NOT_FOUND, PERIOD_INVALID when the day is not after the start, STATE_CONFLICT when it has ended already,
+        or its renewal has begun, is billed, or would overlap.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewEngagement(self, request, context):
+        """Renews an engagement: creates its next term, which begins the day it ends. The old term and its invoices stay as they
+        are. The next one has all its terms but what the request says; an engagement that has ended already is renewed from
+        the day it ended, and the next run bills what was missed. Returns RESOURCE_NOT_FOUND, EXTERNAL_ID_TAKEN,
+        CURRENCY_MISMATCH, PERIOD_INVALID when it would not end after it begins, AMOUNT_OUT_OF_RANGE, FEATURE_DISABLED,
+        STATE_CONFLICT when it is open-ended, has been renewed or withdrawn, or its client is archived.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReopenEngagement(self, request, context):
+        """Lets an engagement that has ended, or has an end date to come, go on: without an end, or until a later one. The next
+        run bills from where it stopped. Returns RESOURCE_NOT_FOUND, PERIOD_INVALID when the new end is not later,
+        STATE_CONFLICT when it is open-ended, has been renewed or withdrawn, or its client is archived.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateTimeEntry(self, request, context):
+        """Enters worked time as a DRAFT: one entry, or up to 1,000 with an outcome for each. Returns RESOURCE_NOT_FOUND,
+        EXTERNAL_ID_TAKEN, PERIOD_INVALID outside of the engagement, STATE_CONFLICT when the engagement bills no time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateTimeEntry(self, request, context):
+        """Changes an entry that is DRAFT or REJECTED, which makes it a DRAFT again. Returns RESOURCE_NOT_FOUND,
+        EXTERNAL_ID_TAKEN, PERIOD_INVALID, STATE_CONFLICT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTimeEntries(self, request, context):
+        """Lists time entries.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SubmitTimeEntries(self, request, context):
+        """Submits DRAFT entries for approval, each by itself: one that is refused harms no other. Reasons of an item:
+        RESOURCE_NOT_FOUND, STATE_CONFLICT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveTimeEntries(self, request, context):
+        """Approves SUBMITTED entries, each by itself: they will be billed, and are fixed. Reasons of an item:
+        RESOURCE_NOT_FOUND, STATE_CONFLICT, SELF_APPROVAL_REFUSED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnapproveTimeEntries(self, request, context):
+        """Takes the approval of entries back, each by itself: they are SUBMITTED again. Not once they are invoiced. Reasons of
+        an item: RESOURCE_NOT_FOUND, STATE_CONFLICT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RejectTimeEntries(self, request, context):
+        """Rejects SUBMITTED entries with a reason, each by itself. Reasons of an item: RESOURCE_NOT_FOUND, STATE_CONFLICT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WriteDownTimeEntries(self, request, context):
+        """Writes minutes of SUBMITTED or APPROVED entries down, each by itself: they are not billed, and stay on record as
+        worked. Reasons of an item: RESOURCE_NOT_FOUND, STATE_CONFLICT, FIELD_INVALID for more minutes than worked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUnbilledWork(self, request, context):
+        """Lists the work that is not billed yet by client and engagement, its approved part by age.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -253,6 +484,7 @@ class BillingServiceServicer:
     def CreateInvoice(self, request, context):
         """Creates a one-off invoice: a draft, or finalised at once. Returns RESOURCE_NOT_FOUND, EXTERNAL_ID_TAKEN,
         UNKNOWN_CURRENCY, CURRENCY_MISMATCH, AMOUNT_OUT_OF_RANGE, PERIOD_INVALID, and what FinalizeInvoice returns.
+        Discounts and taxes are those of today, and of the day of issue when it is finalised.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -305,6 +537,65 @@ class BillingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateCreditNote(self, request, context):
+        """Issues a credit note for a sent invoice: for all that is left of it, for an amount, or for some of its lines; tax follows.
+        It first reduces what is still owed, the rest becomes what `excess` says. Crediting everything, in any steps, credits
+        exactly the invoice's total. Returns RESOURCE_NOT_FOUND, ETAG_MISMATCH, STATE_CONFLICT for a draft or void invoice, and
+        for more than is owed of a disputed one, CREDIT_NOTE_EXCEEDS_INVOICE, CURRENCY_MISMATCH, FIELD_INVALID,
+        COLLECTION_IN_PROGRESS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCreditNotes(self, request, context):
+        """Lists credit notes, those of refunds among them. Returns PAGE_TOKEN_INVALID, PAGE_TOKEN_MISMATCH, PERIOD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GrantCredit(self, request, context):
+        """Gives a client credit. Returns RESOURCE_NOT_FOUND, UNKNOWN_CURRENCY, PERIOD_INVALID for an expiry that has passed,
+        FIELD_INVALID for a kind that only payments and refunds make.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApplyCredit(self, request, context):
+        """Pays for a sent invoice, wholly or in part, with the client's credit. Returns RESOURCE_NOT_FOUND, ETAG_MISMATCH,
+        CURRENCY_MISMATCH, CREDIT_INSUFFICIENT, AMOUNT_OUT_OF_RANGE for more than is owed, STATE_CONFLICT for what is not owed,
+        COLLECTION_IN_PROGRESS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReverseCredit(self, request, context):
+        """Takes back what is left of a grant, or takes applied credit off an invoice again, which is then owed. Returns
+        RESOURCE_NOT_FOUND, CURRENCY_MISMATCH, CREDIT_INSUFFICIENT for more than is left or was applied, STATE_CONFLICT for money
+        of the client's own (refund it instead) and for a void invoice.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCreditBalance(self, request, context):
+        """What a client's credit is, per currency. Returns RESOURCE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCreditEntries(self, request, context):
+        """The statement of a client's credit: entries with their uses and the balance after each. Returns RESOURCE_NOT_FOUND,
+        PAGE_TOKEN_INVALID, PAGE_TOKEN_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WriteOffInvoice(self, request, context):
         """Writes off what is still due of a finalised invoice. It may be paid all the same. Cancels its collection. Returns
         RESOURCE_NOT_FOUND, STATE_CONFLICT, COLLECTION_IN_PROGRESS.
@@ -322,10 +613,90 @@ class BillingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RenderDocument(self, request, context):
+        """Renders an invoice, a receipt, a credit note or a statement, in the client's language, and streams it: a header,
+        then its bytes in order. The first rendering of a finalised invoice, and of a credit note, in a format and a locale
+        is kept, and answers every later request for it byte for byte, whatever has changed since. Returns
+        RESOURCE_NOT_FOUND, PERIOD_INVALID, STATE_CONFLICT for the receipt of a payment that has not succeeded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateTaxRate(self, request, context):
+        """Creates a tax rate. Invoices issued while it is valid are taxed by it, drafts included when they are finalised.
+        Returns ALREADY_EXISTS for an active one of the same name, place and category with common days, PERIOD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateTaxRate(self, request, context):
+        """Renames a tax rate, ends its validity, or archives it. What was taxed by it stays as it is. Returns
+        RESOURCE_NOT_FOUND, ALREADY_EXISTS, PERIOD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTaxRates(self, request, context):
+        """Lists tax rates, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GeneratePackageInvoices(self, request, context):
         """Starts a billing run, or finds the one that `request_id` started, and tells its progress. Bills every period that
         has begun (in advance) or ended (in arrears) by a day and is not billed yet; running it again bills nothing twice.
         Ending the call does not end the run. Returns RESOURCE_NOT_FOUND, FEATURE_DISABLED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetExchangeRates(self, request, context):
+        """Sets exchange rates, which reports are converted with: all of them or none. A rate of the same pair and day is
+        replaced. Returns UNKNOWN_CURRENCY.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBillingOverview(self, request, context):
+        """Reports how the firm stands now: invoices by state, what is due, unbilled, collected. Amounts are by currency.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetReceivablesAging(self, request, context):
+        """Reports what clients owe by how long it has been due, as of any day. Returns PERIOD_INVALID for a day to come,
+        RESOURCE_NOT_FOUND, UNKNOWN_CURRENCY, EXCHANGE_RATE_MISSING.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRevenueReport(self, request, context):
+        """Reports revenue billed, collected and recognised by month and currency. Returns PERIOD_INVALID, UNKNOWN_CURRENCY,
+        EXCHANGE_RATE_MISSING.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRevenueSchedule(self, request, context):
+        """Reports what was billed in advance, how far it has been earned, and what the months to come will earn. Returns
+        RESOURCE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTrialBalance(self, request, context):
+        """Reports the balance of every account of the ledger as of any day. Returns PERIOD_INVALID for a day to come,
+        UNKNOWN_CURRENCY, EXCHANGE_RATE_MISSING.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -379,6 +750,61 @@ def add_BillingServiceServicer_to_server(servicer, server):
                     request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.EndEngagementRequest.FromString,
                     response_serializer=dunwell_dot_v1_dot_billing__service__pb2.EndEngagementResponse.SerializeToString,
             ),
+            'RenewEngagement': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewEngagement,
+                    request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.RenewEngagementRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_billing__service__pb2.RenewEngagementResponse.SerializeToString,
+            ),
+            'ReopenEngagement': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReopenEngagement,
+                    request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.ReopenEngagementRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_billing__service__pb2.ReopenEngagementResponse.SerializeToString,
+            ),
+            'CreateTimeEntry': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateTimeEntry,
+                    request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.CreateTimeEntryRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_billing__service__pb2.CreateTimeEntryResponse.SerializeToString,
+            ),
+            'UpdateTimeEntry': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateTimeEntry,
+                    request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.UpdateTimeEntryRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_billing__service__pb2.UpdateTimeEntryResponse.SerializeToString,
+            ),
+            'ListTimeEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTimeEntries,
+                    request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.ListTimeEntriesRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_billing__service__pb2.ListTimeEntriesResponse.SerializeToString,
+            ),
+            'SubmitTimeEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitTimeEntries,
+                    request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.SubmitTimeEntriesRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_billing__service__pb2.SubmitTimeEntriesResponse.SerializeToString,
+            ),
+            'ApproveTimeEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveTimeEntries,
+                    request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.ApproveTimeEntriesRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_billing__service__pb2.ApproveTimeEntriesResponse.SerializeToString,
+            ),
+            'UnapproveTimeEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnapproveTimeEntries,
+                    request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.UnapproveTimeEntriesRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_billing__service__pb2.UnapproveTimeEntriesResponse.SerializeToString,
+            ),
+            'RejectTimeEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.RejectTimeEntries,
+                    request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.RejectTimeEntriesRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_billing__service__pb2.RejectTimeEntriesResponse.SerializeToString,
+            ),
+            'WriteDownTimeEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.WriteDownTimeEntries,
+                    request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.WriteDownTimeEntriesRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_billing__service__pb2.WriteDownTimeEntriesResponse.SerializeToString,
+            ),
+            'ListUnbilledWork': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUnbilledWork,
+                    request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.ListUnbilledWorkRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_billing__service__pb2.ListUnbilledWorkResponse.SerializeToString,
+            ),
             'CreateInvoice': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateInvoice,
                     request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.CreateInvoiceRequest.FromString,
@@ -414,6 +840,41 @@ def add_BillingServiceServicer_to_server(servicer, server):
                     request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.VoidInvoiceRequest.FromString,
                     response_serializer=dunwell_dot_v1_dot_billing__service__pb2.VoidInvoiceResponse.SerializeToString,
             ),
+            'CreateCreditNote': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateCreditNote,
+                    request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.CreateCreditNoteRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_billing__service__pb2.CreateCreditNoteResponse.SerializeToString,
+            ),
+            'ListCreditNotes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCreditNotes,
+                    request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.ListCreditNotesRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_billing__service__pb2.ListCreditNotesResponse.SerializeToString,
+            ),
+            'GrantCredit': grpc.unary_unary_rpc_method_handler(
+                    servicer.GrantCredit,
+                    request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.GrantCreditRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_billing__service__pb2.GrantCreditResponse.SerializeToString,
+            ),
+            'ApplyCredit': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApplyCredit,
+                    request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.ApplyCreditRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_billing__service__pb2.ApplyCreditResponse.SerializeToString,
+            ),
+            'ReverseCredit': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReverseCredit,
+                    request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.ReverseCreditRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_billing__service__pb2.ReverseCreditResponse.SerializeToString,
+            ),
+            'GetCreditBalance': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCreditBalance,
+                    request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.GetCreditBalanceRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_billing__service__pb2.GetCreditBalanceResponse.SerializeToString,
+            ),
+            'ListCreditEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCreditEntries,
+                    request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.ListCreditEntriesRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_billing__service__pb2.ListCreditEntriesResponse.SerializeToString,
+            ),
             'WriteOffInvoice': grpc.unary_unary_rpc_method_handler(
                     servicer.WriteOffInvoice,
                     request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.WriteOffInvoiceRequest.FromString,
@@ -424,10 +885,60 @@ def add_BillingServiceServicer_to_server(servicer, server):
                     request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.PreviewInvoiceRequest.FromString,
                     response_serializer=dunwell_dot_v1_dot_billing__service__pb2.PreviewInvoiceResponse.SerializeToString,
             ),
+            'RenderDocument': grpc.unary_stream_rpc_method_handler(
+                    servicer.RenderDocument,
+                    request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.RenderDocumentRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_billing__service__pb2.RenderDocumentResponse.SerializeToString,
+            ),
+            'CreateTaxRate': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateTaxRate,
+                    request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.CreateTaxRateRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_billing__service__pb2.CreateTaxRateResponse.SerializeToString,
+            ),
+            'UpdateTaxRate': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateTaxRate,
+                    request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.UpdateTaxRateRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_billing__service__pb2.UpdateTaxRateResponse.SerializeToString,
+            ),
+            'ListTaxRates': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTaxRates,
+                    request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.ListTaxRatesRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_billing__service__pb2.ListTaxRatesResponse.SerializeToString,
+            ),
             'GeneratePackageInvoices': grpc.unary_stream_rpc_method_handler(
                     servicer.GeneratePackageInvoices,
                     request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.GeneratePackageInvoicesRequest.FromString,
                     response_serializer=dunwell_dot_v1_dot_billing__service__pb2.GeneratePackageInvoicesResponse.SerializeToString,
+            ),
+            'SetExchangeRates': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetExchangeRates,
+                    request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.SetExchangeRatesRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_billing__service__pb2.SetExchangeRatesResponse.SerializeToString,
+            ),
+            'GetBillingOverview': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBillingOverview,
+                    request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.GetBillingOverviewRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_billing__service__pb2.GetBillingOverviewResponse.SerializeToString,
+            ),
+            'GetReceivablesAging': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReceivablesAging,
+                    request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.GetReceivablesAgingRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_billing__service__pb2.GetReceivablesAgingResponse.SerializeToString,
+            ),
+            'GetRevenueReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRevenueReport,
+                    request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.GetRevenueReportRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_billing__service__pb2.GetRevenueReportResponse.SerializeToString,
+            ),
+            'GetRevenueSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRevenueSchedule,
+                    request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.GetRevenueScheduleRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_billing__service__pb2.GetRevenueScheduleResponse.SerializeToString,
+            ),
+            'GetTrialBalance': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTrialBalance,
+                    request_deserializer=dunwell_dot_v1_dot_billing__service__pb2.GetTrialBalanceRequest.FromString,
+                    response_serializer=dunwell_dot_v1_dot_billing__service__pb2.GetTrialBalanceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -708,6 +1219,303 @@ class BillingService:
             _registered_method=True)
 
     @staticmethod
+    def RenewEngagement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.BillingService/RenewEngagement',
+            dunwell_dot_v1_dot_billing__service__pb2.RenewEngagementRequest.SerializeToString,
+            dunwell_dot_v1_dot_billing__service__pb2.RenewEngagementResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReopenEngagement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.BillingService/ReopenEngagement',
+            dunwell_dot_v1_dot_billing__service__pb2.ReopenEngagementRequest.SerializeToString,
+            dunwell_dot_v1_dot_billing__service__pb2.ReopenEngagementResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateTimeEntry(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.BillingService/CreateTimeEntry',
+            dunwell_dot_v1_dot_billing__service__pb2.CreateTimeEntryRequest.SerializeToString,
+            dunwell_dot_v1_dot_billing__service__pb2.CreateTimeEntryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateTimeEntry(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.BillingService/UpdateTimeEntry',
+            dunwell_dot_v1_dot_billing__service__pb2.UpdateTimeEntryRequest.SerializeToString,
+            dunwell_dot_v1_dot_billing__service__pb2.UpdateTimeEntryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTimeEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.BillingService/ListTimeEntries',
+            dunwell_dot_v1_dot_billing__service__pb2.ListTimeEntriesRequest.SerializeToString,
+            dunwell_dot_v1_dot_billing__service__pb2.ListTimeEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitTimeEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.BillingService/SubmitTimeEntries',
+            dunwell_dot_v1_dot_billing__service__pb2.SubmitTimeEntriesRequest.SerializeToString,
+            dunwell_dot_v1_dot_billing__service__pb2.SubmitTimeEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveTimeEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.BillingService/ApproveTimeEntries',
+            dunwell_dot_v1_dot_billing__service__pb2.ApproveTimeEntriesRequest.SerializeToString,
+            dunwell_dot_v1_dot_billing__service__pb2.ApproveTimeEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnapproveTimeEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.BillingService/UnapproveTimeEntries',
+            dunwell_dot_v1_dot_billing__service__pb2.UnapproveTimeEntriesRequest.SerializeToString,
+            dunwell_dot_v1_dot_billing__service__pb2.UnapproveTimeEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RejectTimeEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.BillingService/RejectTimeEntries',
+            dunwell_dot_v1_dot_billing__service__pb2.RejectTimeEntriesRequest.SerializeToString,
+            dunwell_dot_v1_dot_billing__service__pb2.RejectTimeEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WriteDownTimeEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.BillingService/WriteDownTimeEntries',
+            dunwell_dot_v1_dot_billing__service__pb2.WriteDownTimeEntriesRequest.SerializeToString,
+            dunwell_dot_v1_dot_billing__service__pb2.WriteDownTimeEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUnbilledWork(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.BillingService/ListUnbilledWork',
+            dunwell_dot_v1_dot_billing__service__pb2.ListUnbilledWorkRequest.SerializeToString,
+            dunwell_dot_v1_dot_billing__service__pb2.ListUnbilledWorkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CreateInvoice(request,
             target,
             options=(),
@@ -897,6 +1705,195 @@ class BillingService:
             _registered_method=True)
 
     @staticmethod
+    def CreateCreditNote(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.BillingService/CreateCreditNote',
+            dunwell_dot_v1_dot_billing__service__pb2.CreateCreditNoteRequest.SerializeToString,
+            dunwell_dot_v1_dot_billing__service__pb2.CreateCreditNoteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCreditNotes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.BillingService/ListCreditNotes',
+            dunwell_dot_v1_dot_billing__service__pb2.ListCreditNotesRequest.SerializeToString,
+            dunwell_dot_v1_dot_billing__service__pb2.ListCreditNotesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GrantCredit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.BillingService/GrantCredit',
+            dunwell_dot_v1_dot_billing__service__pb2.GrantCreditRequest.SerializeToString,
+            dunwell_dot_v1_dot_billing__service__pb2.GrantCreditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApplyCredit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.BillingService/ApplyCredit',
+            dunwell_dot_v1_dot_billing__service__pb2.ApplyCreditRequest.SerializeToString,
+            dunwell_dot_v1_dot_billing__service__pb2.ApplyCreditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReverseCredit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.BillingService/ReverseCredit',
+            dunwell_dot_v1_dot_billing__service__pb2.ReverseCreditRequest.SerializeToString,
+            dunwell_dot_v1_dot_billing__service__pb2.ReverseCreditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCreditBalance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.BillingService/GetCreditBalance',
+            dunwell_dot_v1_dot_billing__service__pb2.GetCreditBalanceRequest.SerializeToString,
+            dunwell_dot_v1_dot_billing__service__pb2.GetCreditBalanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCreditEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.BillingService/ListCreditEntries',
+            dunwell_dot_v1_dot_billing__service__pb2.ListCreditEntriesRequest.SerializeToString,
+            dunwell_dot_v1_dot_billing__service__pb2.ListCreditEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def WriteOffInvoice(request,
             target,
             options=(),
@@ -951,6 +1948,114 @@ class BillingService:
             _registered_method=True)
 
     @staticmethod
+    def RenderDocument(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dunwell.v1.BillingService/RenderDocument',
+            dunwell_dot_v1_dot_billing__service__pb2.RenderDocumentRequest.SerializeToString,
+            dunwell_dot_v1_dot_billing__service__pb2.RenderDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateTaxRate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.BillingService/CreateTaxRate',
+            dunwell_dot_v1_dot_billing__service__pb2.CreateTaxRateRequest.SerializeToString,
+            dunwell_dot_v1_dot_billing__service__pb2.CreateTaxRateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateTaxRate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.BillingService/UpdateTaxRate',
+            dunwell_dot_v1_dot_billing__service__pb2.UpdateTaxRateRequest.SerializeToString,
+            dunwell_dot_v1_dot_billing__service__pb2.UpdateTaxRateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTaxRates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.BillingService/ListTaxRates',
+            dunwell_dot_v1_dot_billing__service__pb2.ListTaxRatesRequest.SerializeToString,
+            dunwell_dot_v1_dot_billing__service__pb2.ListTaxRatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GeneratePackageInvoices(request,
             target,
             options=(),
@@ -967,6 +2072,168 @@ class BillingService:
             '/dunwell.v1.BillingService/GeneratePackageInvoices',
             dunwell_dot_v1_dot_billing__service__pb2.GeneratePackageInvoicesRequest.SerializeToString,
             dunwell_dot_v1_dot_billing__service__pb2.GeneratePackageInvoicesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetExchangeRates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.BillingService/SetExchangeRates',
+            dunwell_dot_v1_dot_billing__service__pb2.SetExchangeRatesRequest.SerializeToString,
+            dunwell_dot_v1_dot_billing__service__pb2.SetExchangeRatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBillingOverview(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.BillingService/GetBillingOverview',
+            dunwell_dot_v1_dot_billing__service__pb2.GetBillingOverviewRequest.SerializeToString,
+            dunwell_dot_v1_dot_billing__service__pb2.GetBillingOverviewResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReceivablesAging(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.BillingService/GetReceivablesAging',
+            dunwell_dot_v1_dot_billing__service__pb2.GetReceivablesAgingRequest.SerializeToString,
+            dunwell_dot_v1_dot_billing__service__pb2.GetReceivablesAgingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRevenueReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.BillingService/GetRevenueReport',
+            dunwell_dot_v1_dot_billing__service__pb2.GetRevenueReportRequest.SerializeToString,
+            dunwell_dot_v1_dot_billing__service__pb2.GetRevenueReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRevenueSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.BillingService/GetRevenueSchedule',
+            dunwell_dot_v1_dot_billing__service__pb2.GetRevenueScheduleRequest.SerializeToString,
+            dunwell_dot_v1_dot_billing__service__pb2.GetRevenueScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTrialBalance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dunwell.v1.BillingService/GetTrialBalance',
+            dunwell_dot_v1_dot_billing__service__pb2.GetTrialBalanceRequest.SerializeToString,
+            dunwell_dot_v1_dot_billing__service__pb2.GetTrialBalanceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -81,12 +81,57 @@ class BillingServiceStub:
     """Lists engagements."""
     EndEngagement: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.EndEngagementRequest, _billing_service_pb2.EndEngagementResponse]
     """Ends an engagement on a day. The last period, partial perhaps, is billed by the next run, then nothing more. What
-    has been billed beyond that day stays billed. Returns RESOURCE_NOT_FOUND, PERIOD_INVALID when the day is not after
-    the start, STATE_CONFLICT when it has ended already.
+    has been billed beyond that day stays billed. Nothing follows it: renewal by itself is switched off, and a next term
+    that has not begun is withdrawn (it ends on its start date). A next term that is itself ended before it begins is
+    withdrawn likewise. Returns RESOURCE_NOT_FOUND, PERIOD_INVALID when the day is not after the start, STATE_CONFLICT when it has ended already,
+    or its renewal has begun, is billed, or would overlap.
     """
+    RenewEngagement: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.RenewEngagementRequest, _billing_service_pb2.RenewEngagementResponse]
+    """Renews an engagement: creates its next term, which begins the day it ends. The old term and its invoices stay as they
+    are. The next one has all its terms but what the request says; an engagement that has ended already is renewed from
+    the day it ended, and the next run bills what was missed. Returns RESOURCE_NOT_FOUND, EXTERNAL_ID_TAKEN,
+    CURRENCY_MISMATCH, PERIOD_INVALID when it would not end after it begins, AMOUNT_OUT_OF_RANGE, FEATURE_DISABLED,
+    STATE_CONFLICT when it is open-ended, has been renewed or withdrawn, or its client is archived.
+    """
+    ReopenEngagement: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.ReopenEngagementRequest, _billing_service_pb2.ReopenEngagementResponse]
+    """Lets an engagement that has ended, or has an end date to come, go on: without an end, or until a later one. The next
+    run bills from where it stopped. Returns RESOURCE_NOT_FOUND, PERIOD_INVALID when the new end is not later,
+    STATE_CONFLICT when it is open-ended, has been renewed or withdrawn, or its client is archived.
+    """
+    CreateTimeEntry: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.CreateTimeEntryRequest, _billing_service_pb2.CreateTimeEntryResponse]
+    """Enters worked time as a DRAFT: one entry, or up to 1,000 with an outcome for each. Returns RESOURCE_NOT_FOUND,
+    EXTERNAL_ID_TAKEN, PERIOD_INVALID outside of the engagement, STATE_CONFLICT when the engagement bills no time.
+    """
+    UpdateTimeEntry: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.UpdateTimeEntryRequest, _billing_service_pb2.UpdateTimeEntryResponse]
+    """Changes an entry that is DRAFT or REJECTED, which makes it a DRAFT again. Returns RESOURCE_NOT_FOUND,
+    EXTERNAL_ID_TAKEN, PERIOD_INVALID, STATE_CONFLICT.
+    """
+    ListTimeEntries: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.ListTimeEntriesRequest, _billing_service_pb2.ListTimeEntriesResponse]
+    """Lists time entries."""
+    SubmitTimeEntries: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.SubmitTimeEntriesRequest, _billing_service_pb2.SubmitTimeEntriesResponse]
+    """Submits DRAFT entries for approval, each by itself: one that is refused harms no other. Reasons of an item:
+    RESOURCE_NOT_FOUND, STATE_CONFLICT.
+    """
+    ApproveTimeEntries: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.ApproveTimeEntriesRequest, _billing_service_pb2.ApproveTimeEntriesResponse]
+    """Approves SUBMITTED entries, each by itself: they will be billed, and are fixed. Reasons of an item:
+    RESOURCE_NOT_FOUND, STATE_CONFLICT, SELF_APPROVAL_REFUSED.
+    """
+    UnapproveTimeEntries: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.UnapproveTimeEntriesRequest, _billing_service_pb2.UnapproveTimeEntriesResponse]
+    """Takes the approval of entries back, each by itself: they are SUBMITTED again. Not once they are invoiced. Reasons of
+    an item: RESOURCE_NOT_FOUND, STATE_CONFLICT.
+    """
+    RejectTimeEntries: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.RejectTimeEntriesRequest, _billing_service_pb2.RejectTimeEntriesResponse]
+    """Rejects SUBMITTED entries with a reason, each by itself. Reasons of an item: RESOURCE_NOT_FOUND, STATE_CONFLICT."""
+    WriteDownTimeEntries: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.WriteDownTimeEntriesRequest, _billing_service_pb2.WriteDownTimeEntriesResponse]
+    """Writes minutes of SUBMITTED or APPROVED entries down, each by itself: they are not billed, and stay on record as
+    worked. Reasons of an item: RESOURCE_NOT_FOUND, STATE_CONFLICT, FIELD_INVALID for more minutes than worked.
+    """
+    ListUnbilledWork: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.ListUnbilledWorkRequest, _billing_service_pb2.ListUnbilledWorkResponse]
+    """Lists the work that is not billed yet by client and engagement, its approved part by age."""
     CreateInvoice: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.CreateInvoiceRequest, _billing_service_pb2.CreateInvoiceResponse]
     """Creates a one-off invoice: a draft, or finalised at once. Returns RESOURCE_NOT_FOUND, EXTERNAL_ID_TAKEN,
     UNKNOWN_CURRENCY, CURRENCY_MISMATCH, AMOUNT_OUT_OF_RANGE, PERIOD_INVALID, and what FinalizeInvoice returns.
+    Discounts and taxes are those of today, and of the day of issue when it is finalised.
     """
     GetInvoice: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.GetInvoiceRequest, _billing_service_pb2.GetInvoiceResponse]
     """Reads an invoice with its lines. Returns RESOURCE_NOT_FOUND."""
@@ -108,6 +153,35 @@ class BillingServiceStub:
     again, credit applied goes back. Cancels its collection. Returns RESOURCE_NOT_FOUND, STATE_CONFLICT,
     COLLECTION_IN_PROGRESS.
     """
+    CreateCreditNote: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.CreateCreditNoteRequest, _billing_service_pb2.CreateCreditNoteResponse]
+    """Issues a credit note for a sent invoice: for all that is left of it, for an amount, or for some of its lines; tax follows.
+    It first reduces what is still owed, the rest becomes what `excess` says. Crediting everything, in any steps, credits
+    exactly the invoice's total. Returns RESOURCE_NOT_FOUND, ETAG_MISMATCH, STATE_CONFLICT for a draft or void invoice, and
+    for more than is owed of a disputed one, CREDIT_NOTE_EXCEEDS_INVOICE, CURRENCY_MISMATCH, FIELD_INVALID,
+    COLLECTION_IN_PROGRESS.
+    """
+    ListCreditNotes: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.ListCreditNotesRequest, _billing_service_pb2.ListCreditNotesResponse]
+    """Lists credit notes, those of refunds among them. Returns PAGE_TOKEN_INVALID, PAGE_TOKEN_MISMATCH, PERIOD_INVALID."""
+    GrantCredit: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.GrantCreditRequest, _billing_service_pb2.GrantCreditResponse]
+    """Gives a client credit. Returns RESOURCE_NOT_FOUND, UNKNOWN_CURRENCY, PERIOD_INVALID for an expiry that has passed,
+    FIELD_INVALID for a kind that only payments and refunds make.
+    """
+    ApplyCredit: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.ApplyCreditRequest, _billing_service_pb2.ApplyCreditResponse]
+    """Pays for a sent invoice, wholly or in part, with the client's credit. Returns RESOURCE_NOT_FOUND, ETAG_MISMATCH,
+    CURRENCY_MISMATCH, CREDIT_INSUFFICIENT, AMOUNT_OUT_OF_RANGE for more than is owed, STATE_CONFLICT for what is not owed,
+    COLLECTION_IN_PROGRESS.
+    """
+    ReverseCredit: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.ReverseCreditRequest, _billing_service_pb2.ReverseCreditResponse]
+    """Takes back what is left of a grant, or takes applied credit off an invoice again, which is then owed. Returns
+    RESOURCE_NOT_FOUND, CURRENCY_MISMATCH, CREDIT_INSUFFICIENT for more than is left or was applied, STATE_CONFLICT for money
+    of the client's own (refund it instead) and for a void invoice.
+    """
+    GetCreditBalance: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.GetCreditBalanceRequest, _billing_service_pb2.GetCreditBalanceResponse]
+    """What a client's credit is, per currency. Returns RESOURCE_NOT_FOUND."""
+    ListCreditEntries: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.ListCreditEntriesRequest, _billing_service_pb2.ListCreditEntriesResponse]
+    """The statement of a client's credit: entries with their uses and the balance after each. Returns RESOURCE_NOT_FOUND,
+    PAGE_TOKEN_INVALID, PAGE_TOKEN_MISMATCH.
+    """
     WriteOffInvoice: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.WriteOffInvoiceRequest, _billing_service_pb2.WriteOffInvoiceResponse]
     """Writes off what is still due of a finalised invoice. It may be paid all the same. Cancels its collection. Returns
     RESOURCE_NOT_FOUND, STATE_CONFLICT, COLLECTION_IN_PROGRESS.
@@ -117,10 +191,48 @@ class BillingServiceStub:
     would bill for an engagement. Returns RESOURCE_NOT_FOUND, UNKNOWN_CURRENCY, CURRENCY_MISMATCH,
     AMOUNT_OUT_OF_RANGE, PERIOD_INVALID, STATE_CONFLICT when the invoice is finalised, FEATURE_DISABLED.
     """
+    RenderDocument: _grpc.UnaryStreamMultiCallable[_billing_service_pb2.RenderDocumentRequest, _billing_service_pb2.RenderDocumentResponse]
+    """Renders an invoice, a receipt, a credit note or a statement, in the client's language, and streams it: a header,
+    then its bytes in order. The first rendering of a finalised invoice, and of a credit note, in a format and a locale
+    is kept, and answers every later request for it byte for byte, whatever has changed since. Returns
+    RESOURCE_NOT_FOUND, PERIOD_INVALID, STATE_CONFLICT for the receipt of a payment that has not succeeded.
+    """
+    CreateTaxRate: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.CreateTaxRateRequest, _billing_service_pb2.CreateTaxRateResponse]
+    """Creates a tax rate. Invoices issued while it is valid are taxed by it, drafts included when they are finalised.
+    Returns ALREADY_EXISTS for an active one of the same name, place and category with common days, PERIOD_INVALID.
+    """
+    UpdateTaxRate: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.UpdateTaxRateRequest, _billing_service_pb2.UpdateTaxRateResponse]
+    """Renames a tax rate, ends its validity, or archives it. What was taxed by it stays as it is. Returns
+    RESOURCE_NOT_FOUND, ALREADY_EXISTS, PERIOD_INVALID.
+    """
+    ListTaxRates: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.ListTaxRatesRequest, _billing_service_pb2.ListTaxRatesResponse]
+    """Lists tax rates, newest first."""
     GeneratePackageInvoices: _grpc.UnaryStreamMultiCallable[_billing_service_pb2.GeneratePackageInvoicesRequest, _billing_service_pb2.GeneratePackageInvoicesResponse]
     """Starts a billing run, or finds the one that `request_id` started, and tells its progress. Bills every period that
     has begun (in advance) or ended (in arrears) by a day and is not billed yet; running it again bills nothing twice.
     Ending the call does not end the run. Returns RESOURCE_NOT_FOUND, FEATURE_DISABLED.
+    """
+    SetExchangeRates: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.SetExchangeRatesRequest, _billing_service_pb2.SetExchangeRatesResponse]
+    """Sets exchange rates, which reports are converted with: all of them or none. A rate of the same pair and day is
+    replaced. Returns UNKNOWN_CURRENCY.
+    """
+    GetBillingOverview: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.GetBillingOverviewRequest, _billing_service_pb2.GetBillingOverviewResponse]
+    """Reports how the firm stands now: invoices by state, what is due, unbilled, collected. Amounts are by currency."""
+    GetReceivablesAging: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.GetReceivablesAgingRequest, _billing_service_pb2.GetReceivablesAgingResponse]
+    """Reports what clients owe by how long it has been due, as of any day. Returns PERIOD_INVALID for a day to come,
+    RESOURCE_NOT_FOUND, UNKNOWN_CURRENCY, EXCHANGE_RATE_MISSING.
+    """
+    GetRevenueReport: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.GetRevenueReportRequest, _billing_service_pb2.GetRevenueReportResponse]
+    """Reports revenue billed, collected and recognised by month and currency. Returns PERIOD_INVALID, UNKNOWN_CURRENCY,
+    EXCHANGE_RATE_MISSING.
+    """
+    GetRevenueSchedule: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.GetRevenueScheduleRequest, _billing_service_pb2.GetRevenueScheduleResponse]
+    """Reports what was billed in advance, how far it has been earned, and what the months to come will earn. Returns
+    RESOURCE_NOT_FOUND.
+    """
+    GetTrialBalance: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.GetTrialBalanceRequest, _billing_service_pb2.GetTrialBalanceResponse]
+    """Reports the balance of every account of the ledger as of any day. Returns PERIOD_INVALID for a day to come,
+    UNKNOWN_CURRENCY, EXCHANGE_RATE_MISSING.
     """
 
 @_typing.type_check_only
@@ -176,12 +288,57 @@ class BillingServiceAsyncStub(BillingServiceStub):
     """Lists engagements."""
     EndEngagement: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.EndEngagementRequest, _billing_service_pb2.EndEngagementResponse]  # type: ignore[assignment]
     """Ends an engagement on a day. The last period, partial perhaps, is billed by the next run, then nothing more. What
-    has been billed beyond that day stays billed. Returns RESOURCE_NOT_FOUND, PERIOD_INVALID when the day is not after
-    the start, STATE_CONFLICT when it has ended already.
+    has been billed beyond that day stays billed. Nothing follows it: renewal by itself is switched off, and a next term
+    that has not begun is withdrawn (it ends on its start date). A next term that is itself ended before it begins is
+    withdrawn likewise. Returns RESOURCE_NOT_FOUND, PERIOD_INVALID when the day is not after the start, STATE_CONFLICT when it has ended already,
+    or its renewal has begun, is billed, or would overlap.
     """
+    RenewEngagement: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.RenewEngagementRequest, _billing_service_pb2.RenewEngagementResponse]  # type: ignore[assignment]
+    """Renews an engagement: creates its next term, which begins the day it ends. The old term and its invoices stay as they
+    are. The next one has all its terms but what the request says; an engagement that has ended already is renewed from
+    the day it ended, and the next run bills what was missed. Returns RESOURCE_NOT_FOUND, EXTERNAL_ID_TAKEN,
+    CURRENCY_MISMATCH, PERIOD_INVALID when it would not end after it begins, AMOUNT_OUT_OF_RANGE, FEATURE_DISABLED,
+    STATE_CONFLICT when it is open-ended, has been renewed or withdrawn, or its client is archived.
+    """
+    ReopenEngagement: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.ReopenEngagementRequest, _billing_service_pb2.ReopenEngagementResponse]  # type: ignore[assignment]
+    """Lets an engagement that has ended, or has an end date to come, go on: without an end, or until a later one. The next
+    run bills from where it stopped. Returns RESOURCE_NOT_FOUND, PERIOD_INVALID when the new end is not later,
+    STATE_CONFLICT when it is open-ended, has been renewed or withdrawn, or its client is archived.
+    """
+    CreateTimeEntry: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.CreateTimeEntryRequest, _billing_service_pb2.CreateTimeEntryResponse]  # type: ignore[assignment]
+    """Enters worked time as a DRAFT: one entry, or up to 1,000 with an outcome for each. Returns RESOURCE_NOT_FOUND,
+    EXTERNAL_ID_TAKEN, PERIOD_INVALID outside of the engagement, STATE_CONFLICT when the engagement bills no time.
+    """
+    UpdateTimeEntry: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.UpdateTimeEntryRequest, _billing_service_pb2.UpdateTimeEntryResponse]  # type: ignore[assignment]
+    """Changes an entry that is DRAFT or REJECTED, which makes it a DRAFT again. Returns RESOURCE_NOT_FOUND,
+    EXTERNAL_ID_TAKEN, PERIOD_INVALID, STATE_CONFLICT.
+    """
+    ListTimeEntries: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.ListTimeEntriesRequest, _billing_service_pb2.ListTimeEntriesResponse]  # type: ignore[assignment]
+    """Lists time entries."""
+    SubmitTimeEntries: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.SubmitTimeEntriesRequest, _billing_service_pb2.SubmitTimeEntriesResponse]  # type: ignore[assignment]
+    """Submits DRAFT entries for approval, each by itself: one that is refused harms no other. Reasons of an item:
+    RESOURCE_NOT_FOUND, STATE_CONFLICT.
+    """
+    ApproveTimeEntries: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.ApproveTimeEntriesRequest, _billing_service_pb2.ApproveTimeEntriesResponse]  # type: ignore[assignment]
+    """Approves SUBMITTED entries, each by itself: they will be billed, and are fixed. Reasons of an item:
+    RESOURCE_NOT_FOUND, STATE_CONFLICT, SELF_APPROVAL_REFUSED.
+    """
+    UnapproveTimeEntries: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.UnapproveTimeEntriesRequest, _billing_service_pb2.UnapproveTimeEntriesResponse]  # type: ignore[assignment]
+    """Takes the approval of entries back, each by itself: they are SUBMITTED again. Not once they are invoiced. Reasons of
+    an item: RESOURCE_NOT_FOUND, STATE_CONFLICT.
+    """
+    RejectTimeEntries: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.RejectTimeEntriesRequest, _billing_service_pb2.RejectTimeEntriesResponse]  # type: ignore[assignment]
+    """Rejects SUBMITTED entries with a reason, each by itself. Reasons of an item: RESOURCE_NOT_FOUND, STATE_CONFLICT."""
+    WriteDownTimeEntries: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.WriteDownTimeEntriesRequest, _billing_service_pb2.WriteDownTimeEntriesResponse]  # type: ignore[assignment]
+    """Writes minutes of SUBMITTED or APPROVED entries down, each by itself: they are not billed, and stay on record as
+    worked. Reasons of an item: RESOURCE_NOT_FOUND, STATE_CONFLICT, FIELD_INVALID for more minutes than worked.
+    """
+    ListUnbilledWork: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.ListUnbilledWorkRequest, _billing_service_pb2.ListUnbilledWorkResponse]  # type: ignore[assignment]
+    """Lists the work that is not billed yet by client and engagement, its approved part by age."""
     CreateInvoice: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.CreateInvoiceRequest, _billing_service_pb2.CreateInvoiceResponse]  # type: ignore[assignment]
     """Creates a one-off invoice: a draft, or finalised at once. Returns RESOURCE_NOT_FOUND, EXTERNAL_ID_TAKEN,
     UNKNOWN_CURRENCY, CURRENCY_MISMATCH, AMOUNT_OUT_OF_RANGE, PERIOD_INVALID, and what FinalizeInvoice returns.
+    Discounts and taxes are those of today, and of the day of issue when it is finalised.
     """
     GetInvoice: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.GetInvoiceRequest, _billing_service_pb2.GetInvoiceResponse]  # type: ignore[assignment]
     """Reads an invoice with its lines. Returns RESOURCE_NOT_FOUND."""
@@ -203,6 +360,35 @@ class BillingServiceAsyncStub(BillingServiceStub):
     again, credit applied goes back. Cancels its collection. Returns RESOURCE_NOT_FOUND, STATE_CONFLICT,
     COLLECTION_IN_PROGRESS.
     """
+    CreateCreditNote: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.CreateCreditNoteRequest, _billing_service_pb2.CreateCreditNoteResponse]  # type: ignore[assignment]
+    """Issues a credit note for a sent invoice: for all that is left of it, for an amount, or for some of its lines; tax follows.
+    It first reduces what is still owed, the rest becomes what `excess` says. Crediting everything, in any steps, credits
+    exactly the invoice's total. Returns RESOURCE_NOT_FOUND, ETAG_MISMATCH, STATE_CONFLICT for a draft or void invoice, and
+    for more than is owed of a disputed one, CREDIT_NOTE_EXCEEDS_INVOICE, CURRENCY_MISMATCH, FIELD_INVALID,
+    COLLECTION_IN_PROGRESS.
+    """
+    ListCreditNotes: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.ListCreditNotesRequest, _billing_service_pb2.ListCreditNotesResponse]  # type: ignore[assignment]
+    """Lists credit notes, those of refunds among them. Returns PAGE_TOKEN_INVALID, PAGE_TOKEN_MISMATCH, PERIOD_INVALID."""
+    GrantCredit: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.GrantCreditRequest, _billing_service_pb2.GrantCreditResponse]  # type: ignore[assignment]
+    """Gives a client credit. Returns RESOURCE_NOT_FOUND, UNKNOWN_CURRENCY, PERIOD_INVALID for an expiry that has passed,
+    FIELD_INVALID for a kind that only payments and refunds make.
+    """
+    ApplyCredit: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.ApplyCreditRequest, _billing_service_pb2.ApplyCreditResponse]  # type: ignore[assignment]
+    """Pays for a sent invoice, wholly or in part, with the client's credit. Returns RESOURCE_NOT_FOUND, ETAG_MISMATCH,
+    CURRENCY_MISMATCH, CREDIT_INSUFFICIENT, AMOUNT_OUT_OF_RANGE for more than is owed, STATE_CONFLICT for what is not owed,
+    COLLECTION_IN_PROGRESS.
+    """
+    ReverseCredit: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.ReverseCreditRequest, _billing_service_pb2.ReverseCreditResponse]  # type: ignore[assignment]
+    """Takes back what is left of a grant, or takes applied credit off an invoice again, which is then owed. Returns
+    RESOURCE_NOT_FOUND, CURRENCY_MISMATCH, CREDIT_INSUFFICIENT for more than is left or was applied, STATE_CONFLICT for money
+    of the client's own (refund it instead) and for a void invoice.
+    """
+    GetCreditBalance: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.GetCreditBalanceRequest, _billing_service_pb2.GetCreditBalanceResponse]  # type: ignore[assignment]
+    """What a client's credit is, per currency. Returns RESOURCE_NOT_FOUND."""
+    ListCreditEntries: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.ListCreditEntriesRequest, _billing_service_pb2.ListCreditEntriesResponse]  # type: ignore[assignment]
+    """The statement of a client's credit: entries with their uses and the balance after each. Returns RESOURCE_NOT_FOUND,
+    PAGE_TOKEN_INVALID, PAGE_TOKEN_MISMATCH.
+    """
     WriteOffInvoice: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.WriteOffInvoiceRequest, _billing_service_pb2.WriteOffInvoiceResponse]  # type: ignore[assignment]
     """Writes off what is still due of a finalised invoice. It may be paid all the same. Cancels its collection. Returns
     RESOURCE_NOT_FOUND, STATE_CONFLICT, COLLECTION_IN_PROGRESS.
@@ -212,10 +398,48 @@ class BillingServiceAsyncStub(BillingServiceStub):
     would bill for an engagement. Returns RESOURCE_NOT_FOUND, UNKNOWN_CURRENCY, CURRENCY_MISMATCH,
     AMOUNT_OUT_OF_RANGE, PERIOD_INVALID, STATE_CONFLICT when the invoice is finalised, FEATURE_DISABLED.
     """
+    RenderDocument: _aio.UnaryStreamMultiCallable[_billing_service_pb2.RenderDocumentRequest, _billing_service_pb2.RenderDocumentResponse]  # type: ignore[assignment]
+    """Renders an invoice, a receipt, a credit note or a statement, in the client's language, and streams it: a header,
+    then its bytes in order. The first rendering of a finalised invoice, and of a credit note, in a format and a locale
+    is kept, and answers every later request for it byte for byte, whatever has changed since. Returns
+    RESOURCE_NOT_FOUND, PERIOD_INVALID, STATE_CONFLICT for the receipt of a payment that has not succeeded.
+    """
+    CreateTaxRate: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.CreateTaxRateRequest, _billing_service_pb2.CreateTaxRateResponse]  # type: ignore[assignment]
+    """Creates a tax rate. Invoices issued while it is valid are taxed by it, drafts included when they are finalised.
+    Returns ALREADY_EXISTS for an active one of the same name, place and category with common days, PERIOD_INVALID.
+    """
+    UpdateTaxRate: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.UpdateTaxRateRequest, _billing_service_pb2.UpdateTaxRateResponse]  # type: ignore[assignment]
+    """Renames a tax rate, ends its validity, or archives it. What was taxed by it stays as it is. Returns
+    RESOURCE_NOT_FOUND, ALREADY_EXISTS, PERIOD_INVALID.
+    """
+    ListTaxRates: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.ListTaxRatesRequest, _billing_service_pb2.ListTaxRatesResponse]  # type: ignore[assignment]
+    """Lists tax rates, newest first."""
     GeneratePackageInvoices: _aio.UnaryStreamMultiCallable[_billing_service_pb2.GeneratePackageInvoicesRequest, _billing_service_pb2.GeneratePackageInvoicesResponse]  # type: ignore[assignment]
     """Starts a billing run, or finds the one that `request_id` started, and tells its progress. Bills every period that
     has begun (in advance) or ended (in arrears) by a day and is not billed yet; running it again bills nothing twice.
     Ending the call does not end the run. Returns RESOURCE_NOT_FOUND, FEATURE_DISABLED.
+    """
+    SetExchangeRates: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.SetExchangeRatesRequest, _billing_service_pb2.SetExchangeRatesResponse]  # type: ignore[assignment]
+    """Sets exchange rates, which reports are converted with: all of them or none. A rate of the same pair and day is
+    replaced. Returns UNKNOWN_CURRENCY.
+    """
+    GetBillingOverview: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.GetBillingOverviewRequest, _billing_service_pb2.GetBillingOverviewResponse]  # type: ignore[assignment]
+    """Reports how the firm stands now: invoices by state, what is due, unbilled, collected. Amounts are by currency."""
+    GetReceivablesAging: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.GetReceivablesAgingRequest, _billing_service_pb2.GetReceivablesAgingResponse]  # type: ignore[assignment]
+    """Reports what clients owe by how long it has been due, as of any day. Returns PERIOD_INVALID for a day to come,
+    RESOURCE_NOT_FOUND, UNKNOWN_CURRENCY, EXCHANGE_RATE_MISSING.
+    """
+    GetRevenueReport: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.GetRevenueReportRequest, _billing_service_pb2.GetRevenueReportResponse]  # type: ignore[assignment]
+    """Reports revenue billed, collected and recognised by month and currency. Returns PERIOD_INVALID, UNKNOWN_CURRENCY,
+    EXCHANGE_RATE_MISSING.
+    """
+    GetRevenueSchedule: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.GetRevenueScheduleRequest, _billing_service_pb2.GetRevenueScheduleResponse]  # type: ignore[assignment]
+    """Reports what was billed in advance, how far it has been earned, and what the months to come will earn. Returns
+    RESOURCE_NOT_FOUND.
+    """
+    GetTrialBalance: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.GetTrialBalanceRequest, _billing_service_pb2.GetTrialBalanceResponse]  # type: ignore[assignment]
+    """Reports the balance of every account of the ledger as of any day. Returns PERIOD_INVALID for a day to come,
+    UNKNOWN_CURRENCY, EXCHANGE_RATE_MISSING.
     """
 
 class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -322,9 +546,119 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_billing_service_pb2.EndEngagementResponse, _abc.Awaitable[_billing_service_pb2.EndEngagementResponse]]:
         """Ends an engagement on a day. The last period, partial perhaps, is billed by the next run, then nothing more. What
-        has been billed beyond that day stays billed. Returns RESOURCE_NOT_FOUND, PERIOD_INVALID when the day is not after
-        the start, STATE_CONFLICT when it has ended already.
+        has been billed beyond that day stays billed. Nothing follows it: renewal by itself is switched off, and a next term
+        that has not begun is withdrawn (it ends on its start date). A next term that is itself ended before it begins is
+        withdrawn likewise. Returns RESOURCE_NOT_FOUND, PERIOD_INVALID when the day is not after the start, STATE_CONFLICT when it has ended already,
+        or its renewal has begun, is billed, or would overlap.
         """
+
+    @_abc_1.abstractmethod
+    def RenewEngagement(
+        self,
+        request: _billing_service_pb2.RenewEngagementRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_service_pb2.RenewEngagementResponse, _abc.Awaitable[_billing_service_pb2.RenewEngagementResponse]]:
+        """Renews an engagement: creates its next term, which begins the day it ends. The old term and its invoices stay as they
+        are. The next one has all its terms but what the request says; an engagement that has ended already is renewed from
+        the day it ended, and the next run bills what was missed. Returns RESOURCE_NOT_FOUND, EXTERNAL_ID_TAKEN,
+        CURRENCY_MISMATCH, PERIOD_INVALID when it would not end after it begins, AMOUNT_OUT_OF_RANGE, FEATURE_DISABLED,
+        STATE_CONFLICT when it is open-ended, has been renewed or withdrawn, or its client is archived.
+        """
+
+    @_abc_1.abstractmethod
+    def ReopenEngagement(
+        self,
+        request: _billing_service_pb2.ReopenEngagementRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_service_pb2.ReopenEngagementResponse, _abc.Awaitable[_billing_service_pb2.ReopenEngagementResponse]]:
+        """Lets an engagement that has ended, or has an end date to come, go on: without an end, or until a later one. The next
+        run bills from where it stopped. Returns RESOURCE_NOT_FOUND, PERIOD_INVALID when the new end is not later,
+        STATE_CONFLICT when it is open-ended, has been renewed or withdrawn, or its client is archived.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateTimeEntry(
+        self,
+        request: _billing_service_pb2.CreateTimeEntryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_service_pb2.CreateTimeEntryResponse, _abc.Awaitable[_billing_service_pb2.CreateTimeEntryResponse]]:
+        """Enters worked time as a DRAFT: one entry, or up to 1,000 with an outcome for each. Returns RESOURCE_NOT_FOUND,
+        EXTERNAL_ID_TAKEN, PERIOD_INVALID outside of the engagement, STATE_CONFLICT when the engagement bills no time.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateTimeEntry(
+        self,
+        request: _billing_service_pb2.UpdateTimeEntryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_service_pb2.UpdateTimeEntryResponse, _abc.Awaitable[_billing_service_pb2.UpdateTimeEntryResponse]]:
+        """Changes an entry that is DRAFT or REJECTED, which makes it a DRAFT again. Returns RESOURCE_NOT_FOUND,
+        EXTERNAL_ID_TAKEN, PERIOD_INVALID, STATE_CONFLICT.
+        """
+
+    @_abc_1.abstractmethod
+    def ListTimeEntries(
+        self,
+        request: _billing_service_pb2.ListTimeEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_service_pb2.ListTimeEntriesResponse, _abc.Awaitable[_billing_service_pb2.ListTimeEntriesResponse]]:
+        """Lists time entries."""
+
+    @_abc_1.abstractmethod
+    def SubmitTimeEntries(
+        self,
+        request: _billing_service_pb2.SubmitTimeEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_service_pb2.SubmitTimeEntriesResponse, _abc.Awaitable[_billing_service_pb2.SubmitTimeEntriesResponse]]:
+        """Submits DRAFT entries for approval, each by itself: one that is refused harms no other. Reasons of an item:
+        RESOURCE_NOT_FOUND, STATE_CONFLICT.
+        """
+
+    @_abc_1.abstractmethod
+    def ApproveTimeEntries(
+        self,
+        request: _billing_service_pb2.ApproveTimeEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_service_pb2.ApproveTimeEntriesResponse, _abc.Awaitable[_billing_service_pb2.ApproveTimeEntriesResponse]]:
+        """Approves SUBMITTED entries, each by itself: they will be billed, and are fixed. Reasons of an item:
+        RESOURCE_NOT_FOUND, STATE_CONFLICT, SELF_APPROVAL_REFUSED.
+        """
+
+    @_abc_1.abstractmethod
+    def UnapproveTimeEntries(
+        self,
+        request: _billing_service_pb2.UnapproveTimeEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_service_pb2.UnapproveTimeEntriesResponse, _abc.Awaitable[_billing_service_pb2.UnapproveTimeEntriesResponse]]:
+        """Takes the approval of entries back, each by itself: they are SUBMITTED again. Not once they are invoiced. Reasons of
+        an item: RESOURCE_NOT_FOUND, STATE_CONFLICT.
+        """
+
+    @_abc_1.abstractmethod
+    def RejectTimeEntries(
+        self,
+        request: _billing_service_pb2.RejectTimeEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_service_pb2.RejectTimeEntriesResponse, _abc.Awaitable[_billing_service_pb2.RejectTimeEntriesResponse]]:
+        """Rejects SUBMITTED entries with a reason, each by itself. Reasons of an item: RESOURCE_NOT_FOUND, STATE_CONFLICT."""
+
+    @_abc_1.abstractmethod
+    def WriteDownTimeEntries(
+        self,
+        request: _billing_service_pb2.WriteDownTimeEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_service_pb2.WriteDownTimeEntriesResponse, _abc.Awaitable[_billing_service_pb2.WriteDownTimeEntriesResponse]]:
+        """Writes minutes of SUBMITTED or APPROVED entries down, each by itself: they are not billed, and stay on record as
+        worked. Reasons of an item: RESOURCE_NOT_FOUND, STATE_CONFLICT, FIELD_INVALID for more minutes than worked.
+        """
+
+    @_abc_1.abstractmethod
+    def ListUnbilledWork(
+        self,
+        request: _billing_service_pb2.ListUnbilledWorkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_service_pb2.ListUnbilledWorkResponse, _abc.Awaitable[_billing_service_pb2.ListUnbilledWorkResponse]]:
+        """Lists the work that is not billed yet by client and engagement, its approved part by age."""
 
     @_abc_1.abstractmethod
     def CreateInvoice(
@@ -334,6 +668,7 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_billing_service_pb2.CreateInvoiceResponse, _abc.Awaitable[_billing_service_pb2.CreateInvoiceResponse]]:
         """Creates a one-off invoice: a draft, or finalised at once. Returns RESOURCE_NOT_FOUND, EXTERNAL_ID_TAKEN,
         UNKNOWN_CURRENCY, CURRENCY_MISMATCH, AMOUNT_OUT_OF_RANGE, PERIOD_INVALID, and what FinalizeInvoice returns.
+        Discounts and taxes are those of today, and of the day of issue when it is finalised.
         """
 
     @_abc_1.abstractmethod
@@ -393,6 +728,77 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def CreateCreditNote(
+        self,
+        request: _billing_service_pb2.CreateCreditNoteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_service_pb2.CreateCreditNoteResponse, _abc.Awaitable[_billing_service_pb2.CreateCreditNoteResponse]]:
+        """Issues a credit note for a sent invoice: for all that is left of it, for an amount, or for some of its lines; tax follows.
+        It first reduces what is still owed, the rest becomes what `excess` says. Crediting everything, in any steps, credits
+        exactly the invoice's total. Returns RESOURCE_NOT_FOUND, ETAG_MISMATCH, STATE_CONFLICT for a draft or void invoice, and
+        for more than is owed of a disputed one, CREDIT_NOTE_EXCEEDS_INVOICE, CURRENCY_MISMATCH, FIELD_INVALID,
+        COLLECTION_IN_PROGRESS.
+        """
+
+    @_abc_1.abstractmethod
+    def ListCreditNotes(
+        self,
+        request: _billing_service_pb2.ListCreditNotesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_service_pb2.ListCreditNotesResponse, _abc.Awaitable[_billing_service_pb2.ListCreditNotesResponse]]:
+        """Lists credit notes, those of refunds among them. Returns PAGE_TOKEN_INVALID, PAGE_TOKEN_MISMATCH, PERIOD_INVALID."""
+
+    @_abc_1.abstractmethod
+    def GrantCredit(
+        self,
+        request: _billing_service_pb2.GrantCreditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_service_pb2.GrantCreditResponse, _abc.Awaitable[_billing_service_pb2.GrantCreditResponse]]:
+        """Gives a client credit. Returns RESOURCE_NOT_FOUND, UNKNOWN_CURRENCY, PERIOD_INVALID for an expiry that has passed,
+        FIELD_INVALID for a kind that only payments and refunds make.
+        """
+
+    @_abc_1.abstractmethod
+    def ApplyCredit(
+        self,
+        request: _billing_service_pb2.ApplyCreditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_service_pb2.ApplyCreditResponse, _abc.Awaitable[_billing_service_pb2.ApplyCreditResponse]]:
+        """Pays for a sent invoice, wholly or in part, with the client's credit. Returns RESOURCE_NOT_FOUND, ETAG_MISMATCH,
+        CURRENCY_MISMATCH, CREDIT_INSUFFICIENT, AMOUNT_OUT_OF_RANGE for more than is owed, STATE_CONFLICT for what is not owed,
+        COLLECTION_IN_PROGRESS.
+        """
+
+    @_abc_1.abstractmethod
+    def ReverseCredit(
+        self,
+        request: _billing_service_pb2.ReverseCreditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_service_pb2.ReverseCreditResponse, _abc.Awaitable[_billing_service_pb2.ReverseCreditResponse]]:
+        """Takes back what is left of a grant, or takes applied credit off an invoice again, which is then owed. Returns
+        RESOURCE_NOT_FOUND, CURRENCY_MISMATCH, CREDIT_INSUFFICIENT for more than is left or was applied, STATE_CONFLICT for money
+        of the client's own (refund it instead) and for a void invoice.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCreditBalance(
+        self,
+        request: _billing_service_pb2.GetCreditBalanceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_service_pb2.GetCreditBalanceResponse, _abc.Awaitable[_billing_service_pb2.GetCreditBalanceResponse]]:
+        """What a client's credit is, per currency. Returns RESOURCE_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ListCreditEntries(
+        self,
+        request: _billing_service_pb2.ListCreditEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_service_pb2.ListCreditEntriesResponse, _abc.Awaitable[_billing_service_pb2.ListCreditEntriesResponse]]:
+        """The statement of a client's credit: entries with their uses and the balance after each. Returns RESOURCE_NOT_FOUND,
+        PAGE_TOKEN_INVALID, PAGE_TOKEN_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
     def WriteOffInvoice(
         self,
         request: _billing_service_pb2.WriteOffInvoiceRequest,
@@ -414,6 +820,46 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def RenderDocument(
+        self,
+        request: _billing_service_pb2.RenderDocumentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_billing_service_pb2.RenderDocumentResponse], _abc.AsyncIterator[_billing_service_pb2.RenderDocumentResponse]]:
+        """Renders an invoice, a receipt, a credit note or a statement, in the client's language, and streams it: a header,
+        then its bytes in order. The first rendering of a finalised invoice, and of a credit note, in a format and a locale
+        is kept, and answers every later request for it byte for byte, whatever has changed since. Returns
+        RESOURCE_NOT_FOUND, PERIOD_INVALID, STATE_CONFLICT for the receipt of a payment that has not succeeded.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateTaxRate(
+        self,
+        request: _billing_service_pb2.CreateTaxRateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_service_pb2.CreateTaxRateResponse, _abc.Awaitable[_billing_service_pb2.CreateTaxRateResponse]]:
+        """Creates a tax rate. Invoices issued while it is valid are taxed by it, drafts included when they are finalised.
+        Returns ALREADY_EXISTS for an active one of the same name, place and category with common days, PERIOD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateTaxRate(
+        self,
+        request: _billing_service_pb2.UpdateTaxRateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_service_pb2.UpdateTaxRateResponse, _abc.Awaitable[_billing_service_pb2.UpdateTaxRateResponse]]:
+        """Renames a tax rate, ends its validity, or archives it. What was taxed by it stays as it is. Returns
+        RESOURCE_NOT_FOUND, ALREADY_EXISTS, PERIOD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def ListTaxRates(
+        self,
+        request: _billing_service_pb2.ListTaxRatesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_service_pb2.ListTaxRatesResponse, _abc.Awaitable[_billing_service_pb2.ListTaxRatesResponse]]:
+        """Lists tax rates, newest first."""
+
+    @_abc_1.abstractmethod
     def GeneratePackageInvoices(
         self,
         request: _billing_service_pb2.GeneratePackageInvoicesRequest,
@@ -422,6 +868,64 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         """Starts a billing run, or finds the one that `request_id` started, and tells its progress. Bills every period that
         has begun (in advance) or ended (in arrears) by a day and is not billed yet; running it again bills nothing twice.
         Ending the call does not end the run. Returns RESOURCE_NOT_FOUND, FEATURE_DISABLED.
+        """
+
+    @_abc_1.abstractmethod
+    def SetExchangeRates(
+        self,
+        request: _billing_service_pb2.SetExchangeRatesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_service_pb2.SetExchangeRatesResponse, _abc.Awaitable[_billing_service_pb2.SetExchangeRatesResponse]]:
+        """Sets exchange rates, which reports are converted with: all of them or none. A rate of the same pair and day is
+        replaced. Returns UNKNOWN_CURRENCY.
+        """
+
+    @_abc_1.abstractmethod
+    def GetBillingOverview(
+        self,
+        request: _billing_service_pb2.GetBillingOverviewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_service_pb2.GetBillingOverviewResponse, _abc.Awaitable[_billing_service_pb2.GetBillingOverviewResponse]]:
+        """Reports how the firm stands now: invoices by state, what is due, unbilled, collected. Amounts are by currency."""
+
+    @_abc_1.abstractmethod
+    def GetReceivablesAging(
+        self,
+        request: _billing_service_pb2.GetReceivablesAgingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_service_pb2.GetReceivablesAgingResponse, _abc.Awaitable[_billing_service_pb2.GetReceivablesAgingResponse]]:
+        """Reports what clients owe by how long it has been due, as of any day. Returns PERIOD_INVALID for a day to come,
+        RESOURCE_NOT_FOUND, UNKNOWN_CURRENCY, EXCHANGE_RATE_MISSING.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRevenueReport(
+        self,
+        request: _billing_service_pb2.GetRevenueReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_service_pb2.GetRevenueReportResponse, _abc.Awaitable[_billing_service_pb2.GetRevenueReportResponse]]:
+        """Reports revenue billed, collected and recognised by month and currency. Returns PERIOD_INVALID, UNKNOWN_CURRENCY,
+        EXCHANGE_RATE_MISSING.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRevenueSchedule(
+        self,
+        request: _billing_service_pb2.GetRevenueScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_service_pb2.GetRevenueScheduleResponse, _abc.Awaitable[_billing_service_pb2.GetRevenueScheduleResponse]]:
+        """Reports what was billed in advance, how far it has been earned, and what the months to come will earn. Returns
+        RESOURCE_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def GetTrialBalance(
+        self,
+        request: _billing_service_pb2.GetTrialBalanceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_service_pb2.GetTrialBalanceResponse, _abc.Awaitable[_billing_service_pb2.GetTrialBalanceResponse]]:
+        """Reports the balance of every account of the ledger as of any day. Returns PERIOD_INVALID for a day to come,
+        UNKNOWN_CURRENCY, EXCHANGE_RATE_MISSING.
         """
 
 def add_BillingServiceServicer_to_server(servicer: BillingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

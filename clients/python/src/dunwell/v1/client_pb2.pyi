@@ -7,6 +7,7 @@ from collections import abc as _abc
 from dunwell.v1 import address_pb2 as _address_pb2
 from dunwell.v1 import autopay_pb2 as _autopay_pb2
 from dunwell.v1 import money_pb2 as _money_pb2
+from dunwell.v1 import tax_pb2 as _tax_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -90,6 +91,8 @@ class Client(_message.Message):
     PAYMENT_TERMS_DAYS_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     DEFAULT_PROVIDER_FIELD_NUMBER: _builtins.int
+    AUTO_APPLY_CREDIT_FIELD_NUMBER: _builtins.int
+    TAX_STATUS_FIELD_NUMBER: _builtins.int
     AUTOPAY_FIELD_NUMBER: _builtins.int
     BALANCES_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
@@ -120,6 +123,13 @@ class Client(_message.Message):
     default_provider: _builtins.str
     """Name of the provider at which the client's new payment methods are kept and its pages are made where a call names none,
     see ListProviders. Empty: the firm's. PROVIDER_NOT_CONFIGURED when the firm cannot use it.
+    """
+    auto_apply_credit: _builtins.bool
+    """Whether its credit pays for its invoices when they are finalised. Not set at creation: true."""
+    tax_status: _tax_pb2.TaxStatus.ValueType
+    """How it is taxed. REVERSE_CHARGE needs a `tax_id` that is valid in the country of its address (EU and GB VAT numbers,
+    Indian GSTIN and others are checked by their digits): FIELD_INVALID naming client.tax_id. Concerns invoices that are
+    finalised from then on.
     """
     etag: _builtins.str
     """Changes with every change of the object; pass it back to refuse overwriting somebody else's change."""
@@ -165,18 +175,25 @@ class Client(_message.Message):
         payment_terms_days: _builtins.int | None = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         default_provider: _builtins.str = ...,
+        auto_apply_credit: _builtins.bool | None = ...,
+        tax_status: _tax_pb2.TaxStatus.ValueType = ...,
         autopay: _autopay_pb2.AutopaySettings | None = ...,
         balances: _abc.Iterable[Global___ClientBalance] | None = ...,
         etag: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "address", b"address", "autopay", b"autopay", "create_time", b"create_time", "payment_terms_days", b"payment_terms_days", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_auto_apply_credit", b"_auto_apply_credit", "_payment_terms_days", b"_payment_terms_days", "address", b"address", "auto_apply_credit", b"auto_apply_credit", "autopay", b"autopay", "create_time", b"create_time", "payment_terms_days", b"payment_terms_days", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "address", b"address", "autopay", b"autopay", "balances", b"balances", "create_time", b"create_time", "currency_code", b"currency_code", "default_provider", b"default_provider", "email", b"email", "etag", b"etag", "external_id", b"external_id", "firm_id", b"firm_id", "id", b"id", "locale", b"locale", "metadata", b"metadata", "name", b"name", "payment_terms_days", b"payment_terms_days", "phone", b"phone", "tax_id", b"tax_id", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_auto_apply_credit", b"_auto_apply_credit", "_payment_terms_days", b"_payment_terms_days", "address", b"address", "auto_apply_credit", b"auto_apply_credit", "autopay", b"autopay", "balances", b"balances", "create_time", b"create_time", "currency_code", b"currency_code", "default_provider", b"default_provider", "email", b"email", "etag", b"etag", "external_id", b"external_id", "firm_id", b"firm_id", "id", b"id", "locale", b"locale", "metadata", b"metadata", "name", b"name", "payment_terms_days", b"payment_terms_days", "phone", b"phone", "tax_id", b"tax_id", "tax_status", b"tax_status", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__auto_apply_credit: _TypeAlias = _typing.Literal["auto_apply_credit"]  # noqa: Y015
+    _WhichOneofArgType__auto_apply_credit: _TypeAlias = _typing.Literal["_auto_apply_credit", b"_auto_apply_credit"]  # noqa: Y015
     _WhichOneofReturnType__payment_terms_days: _TypeAlias = _typing.Literal["payment_terms_days"]  # noqa: Y015
     _WhichOneofArgType__payment_terms_days: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__auto_apply_credit) -> _WhichOneofReturnType__auto_apply_credit | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__payment_terms_days) -> _WhichOneofReturnType__payment_terms_days | None: ...
 
 Global___Client: _TypeAlias = Client  # noqa: Y015

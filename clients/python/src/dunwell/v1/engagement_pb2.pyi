@@ -12,6 +12,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.type import date_pb2 as _date_pb2
+from google.type import decimal_pb2 as _decimal_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -34,9 +35,9 @@ class _PricingModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PricingMo
     PRICING_MODE_PACKAGE: _PricingMode.ValueType  # 1
     """A fixed fee per period."""
     PRICING_MODE_HOURLY: _PricingMode.ValueType  # 2
-    """Approved time at a rate. FEATURE_DISABLED in this release."""
+    """Approved time at a rate, billed when a period has ended."""
     PRICING_MODE_MIXED: _PricingMode.ValueType  # 3
-    """A fixed fee with included hours, and approved time beyond them. FEATURE_DISABLED in this release."""
+    """A fixed fee with included hours, and approved time beyond them when a period has ended."""
 
 class PricingMode(_PricingMode, metaclass=_PricingModeEnumTypeWrapper):
     """How the work is priced."""
@@ -46,9 +47,9 @@ PRICING_MODE_UNSPECIFIED: PricingMode.ValueType  # 0
 PRICING_MODE_PACKAGE: PricingMode.ValueType  # 1
 """A fixed fee per period."""
 PRICING_MODE_HOURLY: PricingMode.ValueType  # 2
-"""Approved time at a rate. FEATURE_DISABLED in this release."""
+"""Approved time at a rate, billed when a period has ended."""
 PRICING_MODE_MIXED: PricingMode.ValueType  # 3
-"""A fixed fee with included hours, and approved time beyond them. FEATURE_DISABLED in this release."""
+"""A fixed fee with included hours, and approved time beyond them when a period has ended."""
 Global___PricingMode: _TypeAlias = PricingMode  # noqa: Y015
 
 class _EngagementState:
@@ -195,6 +196,62 @@ PARTIAL_PERIODS_FULL: PartialPeriods.ValueType  # 2
 """The whole fee."""
 Global___PartialPeriods: _TypeAlias = PartialPeriods  # noqa: Y015
 
+class _TimeRounding:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TimeRoundingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TimeRounding.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TIME_ROUNDING_UNSPECIFIED: _TimeRounding.ValueType  # 0
+    """The default: UP."""
+    TIME_ROUNDING_UP: _TimeRounding.ValueType  # 1
+    """Up to the next increment."""
+    TIME_ROUNDING_NEAREST: _TimeRounding.ValueType  # 2
+    """To the nearest increment, half of one up."""
+    TIME_ROUNDING_DOWN: _TimeRounding.ValueType  # 3
+    """Down to the increment before."""
+
+class TimeRounding(_TimeRounding, metaclass=_TimeRoundingEnumTypeWrapper):
+    """How the minutes of a group of time entries are rounded to the billing increment. The sum is rounded, not each entry."""
+
+TIME_ROUNDING_UNSPECIFIED: TimeRounding.ValueType  # 0
+"""The default: UP."""
+TIME_ROUNDING_UP: TimeRounding.ValueType  # 1
+"""Up to the next increment."""
+TIME_ROUNDING_NEAREST: TimeRounding.ValueType  # 2
+"""To the nearest increment, half of one up."""
+TIME_ROUNDING_DOWN: TimeRounding.ValueType  # 3
+"""Down to the increment before."""
+Global___TimeRounding: _TypeAlias = TimeRounding  # noqa: Y015
+
+class _TimeGrouping:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TimeGroupingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TimeGrouping.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TIME_GROUPING_UNSPECIFIED: _TimeGrouping.ValueType  # 0
+    """The default: ROLE."""
+    TIME_GROUPING_ROLE: _TimeGrouping.ValueType  # 1
+    """Those of one role."""
+    TIME_GROUPING_PERSON: _TimeGrouping.ValueType  # 2
+    """Those of one person."""
+    TIME_GROUPING_ENTRY: _TimeGrouping.ValueType  # 3
+    """None: a line for each entry."""
+
+class TimeGrouping(_TimeGrouping, metaclass=_TimeGroupingEnumTypeWrapper):
+    """Which time entries of a period share an invoice line. Those at different rates never do."""
+
+TIME_GROUPING_UNSPECIFIED: TimeGrouping.ValueType  # 0
+"""The default: ROLE."""
+TIME_GROUPING_ROLE: TimeGrouping.ValueType  # 1
+"""Those of one role."""
+TIME_GROUPING_PERSON: TimeGrouping.ValueType  # 2
+"""Those of one person."""
+TIME_GROUPING_ENTRY: TimeGrouping.ValueType  # 3
+"""None: a line for each entry."""
+Global___TimeGrouping: _TypeAlias = TimeGrouping  # noqa: Y015
+
 class _EngagementOrder:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -258,9 +315,14 @@ class Engagement(_message.Message):
     PACKAGE_FIELD_NUMBER: _builtins.int
     PAYMENT_TERMS_DAYS_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    HOURLY_FIELD_NUMBER: _builtins.int
+    AUTO_RENEW_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     BILLED_THROUGH_DATE_FIELD_NUMBER: _builtins.int
     NEXT_BILL_DATE_FIELD_NUMBER: _builtins.int
+    RENEWED_FROM_ID_FIELD_NUMBER: _builtins.int
+    RENEWED_TO_ID_FIELD_NUMBER: _builtins.int
+    RENEWAL_NOTICE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
@@ -286,6 +348,10 @@ class Engagement(_message.Message):
     """Days from issue to due for its invoices. Not set: the client's, else the firm's. 0: due on issue."""
     state: Global___EngagementState.ValueType
     """Whether it is still going on."""
+    renewed_from_id: _builtins.str
+    """The term that this one follows. Empty: it is the first."""
+    renewed_to_id: _builtins.str
+    """The term that follows this one: it begins the day this one ends. Empty: it has not been renewed."""
     etag: _builtins.str
     """Changes with every change of the object; pass it back to refuse overwriting somebody else's change."""
     @_builtins.property
@@ -300,19 +366,35 @@ class Engagement(_message.Message):
 
     @_builtins.property
     def package(self) -> Global___PackageTerms:
-        """The fee and its periods. Required at creation for PACKAGE."""
+        """The fee and its periods. Required at creation for PACKAGE and MIXED; HOURLY has none."""
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The caller's own labels."""
 
     @_builtins.property
+    def hourly(self) -> Global___HourlyTerms:
+        """How time is billed. Required at creation for HOURLY and MIXED; PACKAGE has none."""
+
+    @_builtins.property
+    def auto_renew(self) -> Global___AutoRenew:
+        """That it is followed by a next term without being asked. Not set: it is not. FIELD_INVALID without an `end_date`. Ending
+        the engagement switches it off.
+        """
+
+    @_builtins.property
     def billed_through_date(self) -> _date_pb2.Date:
-        """Everything before this day has been billed. The start date while nothing has been."""
+        """Everything before this day has been billed: of HOURLY the time approved by then, of the others the fees. The start
+        date while nothing has been.
+        """
 
     @_builtins.property
     def next_bill_date(self) -> _date_pb2.Date:
         """The day from which a run bills its next period. Not set: nothing more is to be billed."""
+
+    @_builtins.property
+    def renewal_notice_time(self) -> _timestamp_pb2.Timestamp:
+        """When the client was given notice of this term, which follows another by itself. Not set: it does not. Firm time."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -338,16 +420,21 @@ class Engagement(_message.Message):
         package: Global___PackageTerms | None = ...,
         payment_terms_days: _builtins.int | None = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        hourly: Global___HourlyTerms | None = ...,
+        auto_renew: Global___AutoRenew | None = ...,
         state: Global___EngagementState.ValueType = ...,
         billed_through_date: _date_pb2.Date | None = ...,
         next_bill_date: _date_pb2.Date | None = ...,
+        renewed_from_id: _builtins.str = ...,
+        renewed_to_id: _builtins.str = ...,
+        renewal_notice_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "billed_through_date", b"billed_through_date", "create_time", b"create_time", "end_date", b"end_date", "next_bill_date", b"next_bill_date", "package", b"package", "payment_terms_days", b"payment_terms_days", "start_date", b"start_date", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "auto_renew", b"auto_renew", "billed_through_date", b"billed_through_date", "create_time", b"create_time", "end_date", b"end_date", "hourly", b"hourly", "next_bill_date", b"next_bill_date", "package", b"package", "payment_terms_days", b"payment_terms_days", "renewal_notice_time", b"renewal_notice_time", "start_date", b"start_date", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "billed_through_date", b"billed_through_date", "client_id", b"client_id", "create_time", b"create_time", "currency_code", b"currency_code", "description", b"description", "end_date", b"end_date", "etag", b"etag", "external_id", b"external_id", "firm_id", b"firm_id", "id", b"id", "metadata", b"metadata", "name", b"name", "next_bill_date", b"next_bill_date", "package", b"package", "payment_terms_days", b"payment_terms_days", "pricing_mode", b"pricing_mode", "start_date", b"start_date", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "auto_renew", b"auto_renew", "billed_through_date", b"billed_through_date", "client_id", b"client_id", "create_time", b"create_time", "currency_code", b"currency_code", "description", b"description", "end_date", b"end_date", "etag", b"etag", "external_id", b"external_id", "firm_id", b"firm_id", "hourly", b"hourly", "id", b"id", "metadata", b"metadata", "name", b"name", "next_bill_date", b"next_bill_date", "package", b"package", "payment_terms_days", b"payment_terms_days", "pricing_mode", b"pricing_mode", "renewal_notice_time", b"renewal_notice_time", "renewed_from_id", b"renewed_from_id", "renewed_to_id", b"renewed_to_id", "start_date", b"start_date", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__payment_terms_days: _TypeAlias = _typing.Literal["payment_terms_days"]  # noqa: Y015
     _WhichOneofArgType__payment_terms_days: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days"]  # noqa: Y015
@@ -406,3 +493,163 @@ class PackageTerms(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PackageTerms: _TypeAlias = PackageTerms  # noqa: Y015
+
+@_typing.final
+class HourlyTerms(_message.Message):
+    """How time is billed. Only approved time is: of HOURLY all of it, of MIXED what exceeds the included hours. A change
+    concerns what is not billed yet.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEFAULT_RATE_FIELD_NUMBER: _builtins.int
+    ROLE_RATES_FIELD_NUMBER: _builtins.int
+    BILLING_INCREMENT_MINUTES_FIELD_NUMBER: _builtins.int
+    ROUNDING_FIELD_NUMBER: _builtins.int
+    GROUPING_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    ANCHOR_FIELD_NUMBER: _builtins.int
+    INCLUDED_MINUTES_FIELD_NUMBER: _builtins.int
+    ROLLOVER_PERIODS_FIELD_NUMBER: _builtins.int
+    PERIOD_CAP_FIELD_NUMBER: _builtins.int
+    TOTAL_CAP_FIELD_NUMBER: _builtins.int
+    billing_increment_minutes: _builtins.int
+    """Minutes that the sum of each invoice line is a multiple of, such as 6 or 15. 0: 1."""
+    rounding: Global___TimeRounding.ValueType
+    """Which way the sum is rounded."""
+    grouping: Global___TimeGrouping.ValueType
+    """Which entries share a line."""
+    interval: Global___BillingInterval.ValueType
+    """How long a period is. Required at creation for HOURLY; MIXED has its package's."""
+    anchor: Global___BillingAnchor.ValueType
+    """Where periods begin. MIXED has its package's."""
+    included_minutes: _builtins.int
+    """Minutes of each period that its package pays for; of a partial period as much of them as of its fee. Used by the
+    oldest work first. Only for MIXED. 0: none.
+    """
+    rollover_periods: _builtins.int
+    """Periods to which unused included minutes carry, the oldest used first; then they expire. 0: they expire with their
+    period.
+    """
+    @_builtins.property
+    def default_rate(self) -> _decimal_pb2.Decimal:
+        """Price of an hour where neither the entry nor its role has one, in the currency's major unit ("149.50"); may be
+        zero. Required at creation.
+        """
+
+    @_builtins.property
+    def role_rates(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoleRate]:
+        """Prices of an hour by role and work date; those of one role must not overlap: PERIOD_INVALID. Replaced as a whole.
+        Empty: the default rate for all.
+        """
+
+    @_builtins.property
+    def period_cap(self) -> _money_pb2.Money:
+        """Most that the time of one period may cost, fees and tax aside; what exceeds it is discounted. In the engagement's
+        currency. Not set: no limit.
+        """
+
+    @_builtins.property
+    def total_cap(self) -> _money_pb2.Money:
+        """Most that all the time of the engagement may cost, fees and tax aside. Not set: no limit."""
+
+    def __init__(
+        self,
+        *,
+        default_rate: _decimal_pb2.Decimal | None = ...,
+        role_rates: _abc.Iterable[Global___RoleRate] | None = ...,
+        billing_increment_minutes: _builtins.int = ...,
+        rounding: Global___TimeRounding.ValueType = ...,
+        grouping: Global___TimeGrouping.ValueType = ...,
+        interval: Global___BillingInterval.ValueType = ...,
+        anchor: Global___BillingAnchor.ValueType = ...,
+        included_minutes: _builtins.int = ...,
+        rollover_periods: _builtins.int = ...,
+        period_cap: _money_pb2.Money | None = ...,
+        total_cap: _money_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["default_rate", b"default_rate", "period_cap", b"period_cap", "total_cap", b"total_cap"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor", b"anchor", "billing_increment_minutes", b"billing_increment_minutes", "default_rate", b"default_rate", "grouping", b"grouping", "included_minutes", b"included_minutes", "interval", b"interval", "period_cap", b"period_cap", "role_rates", b"role_rates", "rollover_periods", b"rollover_periods", "rounding", b"rounding", "total_cap", b"total_cap"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HourlyTerms: _TypeAlias = HourlyTerms  # noqa: Y015
+
+@_typing.final
+class RoleRate(_message.Message):
+    """The price of an hour of one role, for the work of some days."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
+    START_DATE_FIELD_NUMBER: _builtins.int
+    END_DATE_FIELD_NUMBER: _builtins.int
+    role: _builtins.str
+    """The role, as time entries name it. Required."""
+    @_builtins.property
+    def rate(self) -> _decimal_pb2.Decimal:
+        """Price of an hour, in the currency's major unit; may be zero. Required."""
+
+    @_builtins.property
+    def start_date(self) -> _date_pb2.Date:
+        """First work date that it applies to. Not set: from the beginning."""
+
+    @_builtins.property
+    def end_date(self) -> _date_pb2.Date:
+        """First work date that it does not apply to any more: exclusive. Not set: for good. Not after the start is
+        PERIOD_INVALID.
+        """
+
+    def __init__(
+        self,
+        *,
+        role: _builtins.str = ...,
+        rate: _decimal_pb2.Decimal | None = ...,
+        start_date: _date_pb2.Date | None = ...,
+        end_date: _date_pb2.Date | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_date", b"end_date", "rate", b"rate", "start_date", b"start_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_date", b"end_date", "rate", b"rate", "role", b"role", "start_date", b"start_date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoleRate: _TypeAlias = RoleRate  # noqa: Y015
+
+@_typing.final
+class AutoRenew(_message.Message):
+    """How a term is followed by the next one without being asked. The next term has the same terms and settings, so the chain
+    goes on until it is switched off or the engagement is ended.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAYS_AHEAD_FIELD_NUMBER: _builtins.int
+    MONTHS_FIELD_NUMBER: _builtins.int
+    UPLIFT_PERCENT_FIELD_NUMBER: _builtins.int
+    days_ahead: _builtins.int
+    """Days before the end date on which the next term is made, and the client is given notice of it. 0: on the end date."""
+    months: _builtins.int
+    """Length of the next term in months. 0: as long as the term that ends, in whole months where it is, else in days."""
+    @_builtins.property
+    def uplift_percent(self) -> _decimal_pb2.Decimal:
+        """What the fee rises by, in percent, from -100 to 1000 with at most four decimals; negative, it falls. The new fee is
+        rounded to the minor unit once, half away from zero. Not set: the fee stays. FIELD_INVALID other than 0 for HOURLY.
+        """
+
+    def __init__(
+        self,
+        *,
+        days_ahead: _builtins.int = ...,
+        months: _builtins.int = ...,
+        uplift_percent: _decimal_pb2.Decimal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["uplift_percent", b"uplift_percent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["days_ahead", b"days_ahead", "months", b"months", "uplift_percent", b"uplift_percent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AutoRenew: _TypeAlias = AutoRenew  # noqa: Y015

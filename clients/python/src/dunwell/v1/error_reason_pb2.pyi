@@ -312,6 +312,46 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE. After a restore nothing is charged until the providers' record has been taken over.
         {"reason": "RECOVERING", "domain": "dunwell"}
     """
+    ERROR_REASON_COUPON_NOT_REDEEMABLE: _ErrorReason.ValueType  # 65
+    """FAILED_PRECONDITION. The coupon cannot be redeemed by this client now. Metadata: `coupon_id`; `cause`: ARCHIVED,
+    NOT_YET_VALID, EXPIRED, EXHAUSTED, CLIENT_LIMIT or CURRENCY.
+        {"reason": "COUPON_NOT_REDEEMABLE", "domain": "dunwell",
+         "metadata": {"coupon_id": "cpn_01k2m9v3e8f0r9t6z1q4x7w5ab", "cause": "EXHAUSTED"}}
+    """
+    ERROR_REASON_SELF_APPROVAL_REFUSED: _ErrorReason.ValueType  # 60
+    """FAILED_PRECONDITION. Who submitted time may not approve it, see Firm.time_policy. Metadata: `submit_actor`.
+        {"reason": "SELF_APPROVAL_REFUSED", "domain": "dunwell", "metadata": {"submit_actor": "ada@example.com"}}
+    """
+    ERROR_REASON_CREDIT_NOTE_EXCEEDS_INVOICE: _ErrorReason.ValueType  # 70
+    """FAILED_PRECONDITION. More is to be credited than is left of the invoice, or of one of its lines. Metadata:
+    `creditable_minor`, what is left in minor units; `currency_code`; `line_no`, where it is one line's.
+        {"reason": "CREDIT_NOTE_EXCEEDS_INVOICE", "domain": "dunwell",
+         "metadata": {"creditable_minor": "1200", "currency_code": "USD"}}
+    """
+    ERROR_REASON_EXCHANGE_RATE_MISSING: _ErrorReason.ValueType  # 75
+    """FAILED_PRECONDITION. A report is to be converted and the firm has set no rate for the pair, either way, on or before
+    the day: see SetExchangeRates. Metadata: `base_currency_code`, `quote_currency_code`, `rate_date`.
+        {"reason": "EXCHANGE_RATE_MISSING", "domain": "dunwell",
+         "metadata": {"base_currency_code": "EUR", "quote_currency_code": "USD", "rate_date": "2027-03-31"}}
+    """
+    ERROR_REASON_IMPORT_DAMAGED: _ErrorReason.ValueType  # 90
+    """INVALID_ARGUMENT. An export file that cannot be imported: cut short, changed, of a format or with tables unknown to
+    this release, or refused by a rule of the database. Metadata: `cause`, a fixed word; `table` and `line` where they
+    are known.
+        {"reason": "IMPORT_DAMAGED", "domain": "dunwell",
+         "metadata": {"cause": "checksum", "table": "invoice"}}
+    """
+    ERROR_REASON_IMPORT_UNVERIFIED: _ErrorReason.ValueType  # 91
+    """INVALID_ARGUMENT. The books of an export file do not hold: nothing was imported. Metadata: `checks`, the names of
+    those that fail, comma-separated.
+        {"reason": "IMPORT_UNVERIFIED", "domain": "dunwell",
+         "metadata": {"checks": "balances_match_entries"}}
+    """
+    ERROR_REASON_EXPORT_REQUIRED: _ErrorReason.ValueType  # 92
+    """FAILED_PRECONDITION. Something changed since the firm's latest complete export, or there is none. Metadata:
+    `export_time`, of the latest one, where there is one.
+        {"reason": "EXPORT_REQUIRED", "domain": "dunwell", "metadata": {"export_time": "2027-03-01T09:00:00+00:00"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The closed list of reasons. Every error status carries a google.rpc.ErrorInfo whose `domain` is `dunwell` and whose
@@ -609,5 +649,45 @@ name.
 ERROR_REASON_RECOVERING: ErrorReason.ValueType  # 57
 """UNAVAILABLE. After a restore nothing is charged until the providers' record has been taken over.
     {"reason": "RECOVERING", "domain": "dunwell"}
+"""
+ERROR_REASON_COUPON_NOT_REDEEMABLE: ErrorReason.ValueType  # 65
+"""FAILED_PRECONDITION. The coupon cannot be redeemed by this client now. Metadata: `coupon_id`; `cause`: ARCHIVED,
+NOT_YET_VALID, EXPIRED, EXHAUSTED, CLIENT_LIMIT or CURRENCY.
+    {"reason": "COUPON_NOT_REDEEMABLE", "domain": "dunwell",
+     "metadata": {"coupon_id": "cpn_01k2m9v3e8f0r9t6z1q4x7w5ab", "cause": "EXHAUSTED"}}
+"""
+ERROR_REASON_SELF_APPROVAL_REFUSED: ErrorReason.ValueType  # 60
+"""FAILED_PRECONDITION. Who submitted time may not approve it, see Firm.time_policy. Metadata: `submit_actor`.
+    {"reason": "SELF_APPROVAL_REFUSED", "domain": "dunwell", "metadata": {"submit_actor": "ada@example.com"}}
+"""
+ERROR_REASON_CREDIT_NOTE_EXCEEDS_INVOICE: ErrorReason.ValueType  # 70
+"""FAILED_PRECONDITION. More is to be credited than is left of the invoice, or of one of its lines. Metadata:
+`creditable_minor`, what is left in minor units; `currency_code`; `line_no`, where it is one line's.
+    {"reason": "CREDIT_NOTE_EXCEEDS_INVOICE", "domain": "dunwell",
+     "metadata": {"creditable_minor": "1200", "currency_code": "USD"}}
+"""
+ERROR_REASON_EXCHANGE_RATE_MISSING: ErrorReason.ValueType  # 75
+"""FAILED_PRECONDITION. A report is to be converted and the firm has set no rate for the pair, either way, on or before
+the day: see SetExchangeRates. Metadata: `base_currency_code`, `quote_currency_code`, `rate_date`.
+    {"reason": "EXCHANGE_RATE_MISSING", "domain": "dunwell",
+     "metadata": {"base_currency_code": "EUR", "quote_currency_code": "USD", "rate_date": "2027-03-31"}}
+"""
+ERROR_REASON_IMPORT_DAMAGED: ErrorReason.ValueType  # 90
+"""INVALID_ARGUMENT. An export file that cannot be imported: cut short, changed, of a format or with tables unknown to
+this release, or refused by a rule of the database. Metadata: `cause`, a fixed word; `table` and `line` where they
+are known.
+    {"reason": "IMPORT_DAMAGED", "domain": "dunwell",
+     "metadata": {"cause": "checksum", "table": "invoice"}}
+"""
+ERROR_REASON_IMPORT_UNVERIFIED: ErrorReason.ValueType  # 91
+"""INVALID_ARGUMENT. The books of an export file do not hold: nothing was imported. Metadata: `checks`, the names of
+those that fail, comma-separated.
+    {"reason": "IMPORT_UNVERIFIED", "domain": "dunwell",
+     "metadata": {"checks": "balances_match_entries"}}
+"""
+ERROR_REASON_EXPORT_REQUIRED: ErrorReason.ValueType  # 92
+"""FAILED_PRECONDITION. Something changed since the firm's latest complete export, or there is none. Metadata:
+`export_time`, of the latest one, where there is one.
+    {"reason": "EXPORT_REQUIRED", "domain": "dunwell", "metadata": {"export_time": "2027-03-01T09:00:00+00:00"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

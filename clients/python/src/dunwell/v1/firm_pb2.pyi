@@ -7,6 +7,7 @@ from collections import abc as _abc
 from dunwell.v1 import address_pb2 as _address_pb2
 from dunwell.v1 import money_pb2 as _money_pb2
 from dunwell.v1 import provider_pb2 as _provider_pb2
+from dunwell.v1 import tax_pb2 as _tax_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -35,6 +36,8 @@ class _FirmStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FirmState.V
     """At work."""
     FIRM_STATE_SUSPENDED: _FirmState.ValueType  # 2
     """Changes nothing: reads answer, every change is FIRM_SUSPENDED, nothing is billed or collected."""
+    FIRM_STATE_ERASED: _FirmState.ValueType  # 3
+    """Gone: personal data was erased for ever; what the law requires can be read."""
 
 class FirmState(_FirmState, metaclass=_FirmStateEnumTypeWrapper):
     """Whether a firm is at work."""
@@ -45,6 +48,8 @@ FIRM_STATE_ACTIVE: FirmState.ValueType  # 1
 """At work."""
 FIRM_STATE_SUSPENDED: FirmState.ValueType  # 2
 """Changes nothing: reads answer, every change is FIRM_SUSPENDED, nothing is billed or collected."""
+FIRM_STATE_ERASED: FirmState.ValueType  # 3
+"""Gone: personal data was erased for ever; what the law requires can be read."""
 Global___FirmState: _TypeAlias = FirmState  # noqa: Y015
 
 @_typing.final
@@ -74,6 +79,8 @@ class Firm(_message.Message):
     FEATURES_FIELD_NUMBER: _builtins.int
     REFUND_APPROVAL_LIMITS_FIELD_NUMBER: _builtins.int
     BREAKER_POLICY_FIELD_NUMBER: _builtins.int
+    TIME_POLICY_FIELD_NUMBER: _builtins.int
+    TAX_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     TEST_CLOCK_ID_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
@@ -156,6 +163,14 @@ class Firm(_message.Message):
         """When charging at a provider account stops by itself. Not set at creation: the defaults of the fields."""
 
     @_builtins.property
+    def time_policy(self) -> Global___TimePolicy:
+        """Who may approve time. Not set at creation: the defaults of the fields."""
+
+    @_builtins.property
+    def tax(self) -> _tax_pb2.TaxSettings:
+        """How invoices are taxed. Not set at creation: rounded by line, prices without tax."""
+
+    @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was created. Firm time."""
 
@@ -187,15 +202,17 @@ class Firm(_message.Message):
         features: Global___FeatureOverrides | None = ...,
         refund_approval_limits: _abc.Iterable[_money_pb2.Money] | None = ...,
         breaker_policy: Global___BreakerPolicy | None = ...,
+        time_policy: Global___TimePolicy | None = ...,
+        tax: _tax_pb2.TaxSettings | None = ...,
         state: Global___FirmState.ValueType = ...,
         test_clock_id: _builtins.str = ...,
         etag: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "address", b"address", "branding", b"branding", "breaker_policy", b"breaker_policy", "create_time", b"create_time", "features", b"features", "numbering", b"numbering", "payment_terms_days", b"payment_terms_days", "retry_policy", b"retry_policy", "run_schedule", b"run_schedule", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "address", b"address", "branding", b"branding", "breaker_policy", b"breaker_policy", "create_time", b"create_time", "features", b"features", "numbering", b"numbering", "payment_terms_days", b"payment_terms_days", "retry_policy", b"retry_policy", "run_schedule", b"run_schedule", "tax", b"tax", "time_policy", b"time_policy", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "address", b"address", "approval_limits", b"approval_limits", "branding", b"branding", "breaker_policy", b"breaker_policy", "create_time", b"create_time", "currency_code", b"currency_code", "default_provider", b"default_provider", "display_name", b"display_name", "etag", b"etag", "external_id", b"external_id", "features", b"features", "id", b"id", "legal_name", b"legal_name", "locale", b"locale", "mode", b"mode", "notice_email", b"notice_email", "numbering", b"numbering", "payment_terms_days", b"payment_terms_days", "refund_approval_limits", b"refund_approval_limits", "retry_policy", b"retry_policy", "run_schedule", b"run_schedule", "state", b"state", "tax_id", b"tax_id", "test_clock_id", b"test_clock_id", "time_zone", b"time_zone", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "address", b"address", "approval_limits", b"approval_limits", "branding", b"branding", "breaker_policy", b"breaker_policy", "create_time", b"create_time", "currency_code", b"currency_code", "default_provider", b"default_provider", "display_name", b"display_name", "etag", b"etag", "external_id", b"external_id", "features", b"features", "id", b"id", "legal_name", b"legal_name", "locale", b"locale", "mode", b"mode", "notice_email", b"notice_email", "numbering", b"numbering", "payment_terms_days", b"payment_terms_days", "refund_approval_limits", b"refund_approval_limits", "retry_policy", b"retry_policy", "run_schedule", b"run_schedule", "state", b"state", "tax", b"tax", "tax_id", b"tax_id", "test_clock_id", b"test_clock_id", "time_policy", b"time_policy", "time_zone", b"time_zone", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__payment_terms_days: _TypeAlias = _typing.Literal["payment_terms_days"]  # noqa: Y015
     _WhichOneofArgType__payment_terms_days: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days"]  # noqa: Y015
@@ -324,6 +341,28 @@ class BreakerPolicy(_message.Message):
 Global___BreakerPolicy: _TypeAlias = BreakerPolicy  # noqa: Y015
 
 @_typing.final
+class TimePolicy(_message.Message):
+    """Who may approve time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALLOW_SELF_APPROVAL_FIELD_NUMBER: _builtins.int
+    allow_self_approval: _builtins.bool
+    """True: a person may approve the time that he or she submitted. False: SELF_APPROVAL_REFUSED."""
+    def __init__(
+        self,
+        *,
+        allow_self_approval: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_self_approval", b"allow_self_approval"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TimePolicy: _TypeAlias = TimePolicy  # noqa: Y015
+
+@_typing.final
 class RunSchedule(_message.Message):
     """When the daily runs start, as 24-hour times of day HH:MM in the firm's time zone."""
 
@@ -357,19 +396,29 @@ class Branding(_message.Message):
 
     LOGO_URL_FIELD_NUMBER: _builtins.int
     COLOR_FIELD_NUMBER: _builtins.int
+    LOGO_IMAGE_FIELD_NUMBER: _builtins.int
+    FOOTER_FIELD_NUMBER: _builtins.int
     logo_url: _builtins.str
     """https address of the logo. Empty: none."""
     color: _builtins.str
     """Main colour as #RRGGBB. Empty: the default colour."""
+    logo_image: _builtins.bytes
+    """The logo itself, PNG or JPEG, at most 2,000 pixels wide and high: documents carry it in them, and so look the same
+    for ever. Empty: HTML documents show the one at `logo_url`, PDF documents none.
+    """
+    footer: _builtins.str
+    """Printed at the foot of every document, such as registrations and a bank account. Empty: nothing."""
     def __init__(
         self,
         *,
         logo_url: _builtins.str = ...,
         color: _builtins.str = ...,
+        logo_image: _builtins.bytes = ...,
+        footer: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["color", b"color", "logo_url", b"logo_url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["color", b"color", "footer", b"footer", "logo_image", b"logo_image", "logo_url", b"logo_url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,7 +5,9 @@ Invoices and their lines."""
 
 from collections import abc as _abc
 from dunwell.v1 import autopay_pb2 as _autopay_pb2
+from dunwell.v1 import coupon_pb2 as _coupon_pb2
 from dunwell.v1 import money_pb2 as _money_pb2
+from dunwell.v1 import tax_pb2 as _tax_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -92,6 +94,10 @@ class _InvoiceLineKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Invoi
     """Entered by a caller."""
     INVOICE_LINE_KIND_PACKAGE: _InvoiceLineKind.ValueType  # 2
     """The fee of one period of an engagement."""
+    INVOICE_LINE_KIND_TIME: _InvoiceLineKind.ValueType  # 3
+    """Approved time of an engagement at its rate, or time that its package includes, at no price."""
+    INVOICE_LINE_KIND_OVERAGE: _InvoiceLineKind.ValueType  # 4
+    """Approved time beyond the hours that a package includes."""
 
 class InvoiceLineKind(_InvoiceLineKind, metaclass=_InvoiceLineKindEnumTypeWrapper):
     """What a line charges for."""
@@ -102,6 +108,10 @@ INVOICE_LINE_KIND_ITEM: InvoiceLineKind.ValueType  # 1
 """Entered by a caller."""
 INVOICE_LINE_KIND_PACKAGE: InvoiceLineKind.ValueType  # 2
 """The fee of one period of an engagement."""
+INVOICE_LINE_KIND_TIME: InvoiceLineKind.ValueType  # 3
+"""Approved time of an engagement at its rate, or time that its package includes, at no price."""
+INVOICE_LINE_KIND_OVERAGE: InvoiceLineKind.ValueType  # 4
+"""Approved time beyond the hours that a package includes."""
 Global___InvoiceLineKind: _TypeAlias = InvoiceLineKind  # noqa: Y015
 
 class _InvoiceOrigin:
@@ -191,6 +201,7 @@ class Invoice(_message.Message):
     PAYMENT_TERMS_DAYS_FIELD_NUMBER: _builtins.int
     MEMO_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    DISCOUNTS_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
@@ -214,6 +225,8 @@ class Invoice(_message.Message):
     AMOUNT_PAID_FIELD_NUMBER: _builtins.int
     AMOUNT_CREDITED_FIELD_NUMBER: _builtins.int
     AMOUNT_DUE_FIELD_NUMBER: _builtins.int
+    TAX_INCLUDED_TOTAL_FIELD_NUMBER: _builtins.int
+    TAX_SUMMARY_FIELD_NUMBER: _builtins.int
     COLLECTION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Set by the server: `inv_` and 26 characters; empty in a preview. Required in an update."""
@@ -258,6 +271,12 @@ class Invoice(_message.Message):
         """The caller's own labels; may change at any time."""
 
     @_builtins.property
+    def discounts(self) -> _containers.RepeatedCompositeFieldContainer[_coupon_pb2.Discount]:
+        """Discounts on the whole invoice, in the order in which those of a kind are taken; those of one line stand at the line.
+        Coupons that the client has redeemed are added by the server. Only while DRAFT. Lists leave it empty.
+        """
+
+    @_builtins.property
     def issue_date(self) -> _date_pb2.Date:
         """Day of issue, in the firm's time zone. Not set until finalised."""
 
@@ -291,7 +310,7 @@ class Invoice(_message.Message):
 
     @_builtins.property
     def subtotal(self) -> _money_pb2.Money:
-        """Sum of the lines."""
+        """Sum of the lines' amounts, with the tax that is inside them."""
 
     @_builtins.property
     def discount_total(self) -> _money_pb2.Money:
@@ -299,11 +318,11 @@ class Invoice(_message.Message):
 
     @_builtins.property
     def tax_total(self) -> _money_pb2.Money:
-        """Tax added to it."""
+        """All tax: what is inside the lines' amounts (`tax_included_total`), and what is added to them."""
 
     @_builtins.property
     def total(self) -> _money_pb2.Money:
-        """`subtotal` - `discount_total` + `tax_total`. Beyond int64 is AMOUNT_OUT_OF_RANGE."""
+        """`subtotal` - `discount_total` + `tax_total` - `tax_included_total`. Beyond int64 is AMOUNT_OUT_OF_RANGE."""
 
     @_builtins.property
     def amount_received(self) -> _money_pb2.Money:
@@ -332,6 +351,14 @@ class Invoice(_message.Message):
         """
 
     @_builtins.property
+    def tax_included_total(self) -> _money_pb2.Money:
+        """The part of `tax_total` that is inside `subtotal`."""
+
+    @_builtins.property
+    def tax_summary(self) -> _containers.RepeatedCompositeFieldContainer[_tax_pb2.TaxTotal]:
+        """The taxes by rate; their `tax` adds up to `tax_total`. In the order of the lines. Lists leave it empty."""
+
+    @_builtins.property
     def collection(self) -> _autopay_pb2.InvoiceCollection:
         """Automatic collection. Changed by SetInvoiceAutopay."""
 
@@ -349,6 +376,7 @@ class Invoice(_message.Message):
         payment_terms_days: _builtins.int | None = ...,
         memo: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        discounts: _abc.Iterable[_coupon_pb2.Discount] | None = ...,
         number: _builtins.str = ...,
         state: Global___InvoiceState.ValueType = ...,
         origin: Global___InvoiceOrigin.ValueType = ...,
@@ -372,11 +400,13 @@ class Invoice(_message.Message):
         amount_paid: _money_pb2.Money | None = ...,
         amount_credited: _money_pb2.Money | None = ...,
         amount_due: _money_pb2.Money | None = ...,
+        tax_included_total: _money_pb2.Money | None = ...,
+        tax_summary: _abc.Iterable[_tax_pb2.TaxTotal] | None = ...,
         collection: _autopay_pb2.InvoiceCollection | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "amount_charged_back", b"amount_charged_back", "amount_credited", b"amount_credited", "amount_due", b"amount_due", "amount_paid", b"amount_paid", "amount_received", b"amount_received", "amount_refunded", b"amount_refunded", "collection", b"collection", "create_time", b"create_time", "discount_total", b"discount_total", "due_date", b"due_date", "finalize_time", b"finalize_time", "issue_date", b"issue_date", "overdue_time", b"overdue_time", "paid_time", b"paid_time", "payment_terms_days", b"payment_terms_days", "subtotal", b"subtotal", "tax_total", b"tax_total", "total", b"total", "update_time", b"update_time", "void_time", b"void_time", "write_off_time", b"write_off_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "amount_charged_back", b"amount_charged_back", "amount_credited", b"amount_credited", "amount_due", b"amount_due", "amount_paid", b"amount_paid", "amount_received", b"amount_received", "amount_refunded", b"amount_refunded", "collection", b"collection", "create_time", b"create_time", "discount_total", b"discount_total", "due_date", b"due_date", "finalize_time", b"finalize_time", "issue_date", b"issue_date", "overdue_time", b"overdue_time", "paid_time", b"paid_time", "payment_terms_days", b"payment_terms_days", "subtotal", b"subtotal", "tax_included_total", b"tax_included_total", "tax_total", b"tax_total", "total", b"total", "update_time", b"update_time", "void_time", b"void_time", "write_off_time", b"write_off_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "amount_charged_back", b"amount_charged_back", "amount_credited", b"amount_credited", "amount_due", b"amount_due", "amount_paid", b"amount_paid", "amount_received", b"amount_received", "amount_refunded", b"amount_refunded", "client_id", b"client_id", "collection", b"collection", "create_time", b"create_time", "currency_code", b"currency_code", "discount_total", b"discount_total", "due_date", b"due_date", "engagement_id", b"engagement_id", "etag", b"etag", "external_id", b"external_id", "finalize_time", b"finalize_time", "firm_id", b"firm_id", "id", b"id", "issue_date", b"issue_date", "lines", b"lines", "memo", b"memo", "metadata", b"metadata", "number", b"number", "origin", b"origin", "overdue_time", b"overdue_time", "paid_time", b"paid_time", "payment_terms_days", b"payment_terms_days", "run_id", b"run_id", "state", b"state", "subtotal", b"subtotal", "tax_total", b"tax_total", "total", b"total", "update_time", b"update_time", "void_time", b"void_time", "write_off_time", b"write_off_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "amount_charged_back", b"amount_charged_back", "amount_credited", b"amount_credited", "amount_due", b"amount_due", "amount_paid", b"amount_paid", "amount_received", b"amount_received", "amount_refunded", b"amount_refunded", "client_id", b"client_id", "collection", b"collection", "create_time", b"create_time", "currency_code", b"currency_code", "discount_total", b"discount_total", "discounts", b"discounts", "due_date", b"due_date", "engagement_id", b"engagement_id", "etag", b"etag", "external_id", b"external_id", "finalize_time", b"finalize_time", "firm_id", b"firm_id", "id", b"id", "issue_date", b"issue_date", "lines", b"lines", "memo", b"memo", "metadata", b"metadata", "number", b"number", "origin", b"origin", "overdue_time", b"overdue_time", "paid_time", b"paid_time", "payment_terms_days", b"payment_terms_days", "run_id", b"run_id", "state", b"state", "subtotal", b"subtotal", "tax_included_total", b"tax_included_total", "tax_summary", b"tax_summary", "tax_total", b"tax_total", "total", b"total", "update_time", b"update_time", "void_time", b"void_time", "write_off_time", b"write_off_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__payment_terms_days: _TypeAlias = _typing.Literal["payment_terms_days"]  # noqa: Y015
     _WhichOneofArgType__payment_terms_days: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days"]  # noqa: Y015
@@ -399,6 +429,13 @@ class InvoiceLine(_message.Message):
     PERIOD_START_DATE_FIELD_NUMBER: _builtins.int
     PERIOD_END_DATE_FIELD_NUMBER: _builtins.int
     ENGAGEMENT_ID_FIELD_NUMBER: _builtins.int
+    TAX_CATEGORY_FIELD_NUMBER: _builtins.int
+    DISCOUNTS_FIELD_NUMBER: _builtins.int
+    DISCOUNT_FIELD_NUMBER: _builtins.int
+    TAX_FIELD_NUMBER: _builtins.int
+    TAX_INCLUDED_FIELD_NUMBER: _builtins.int
+    TAXES_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
     line_no: _builtins.int
     """Position on the invoice, from 1."""
     kind: Global___InvoiceLineKind.ValueType
@@ -407,6 +444,10 @@ class InvoiceLine(_message.Message):
     """What is charged, as printed. Required."""
     engagement_id: _builtins.str
     """The engagement that it is for, one of the same client. Empty: none."""
+    tax_category: _builtins.str
+    """Which tax rates apply: those of the same category. Empty: standard."""
+    unit: _builtins.str
+    """What `quantity` counts: `hour`. Empty: nothing in particular."""
     @_builtins.property
     def quantity(self) -> _decimal_pb2.Decimal:
         """How many units, never negative. Not set: 1."""
@@ -431,6 +472,26 @@ class InvoiceLine(_message.Message):
     def period_end_date(self) -> _date_pb2.Date:
         """First day after those it pays for: exclusive. Not after the start is PERIOD_INVALID."""
 
+    @_builtins.property
+    def discounts(self) -> _containers.RepeatedCompositeFieldContainer[_coupon_pb2.Discount]:
+        """Discounts on this line, in the order in which those of a kind are taken."""
+
+    @_builtins.property
+    def discount(self) -> _money_pb2.Money:
+        """All discounts that fall on it: its own, and its part of those on the whole invoice."""
+
+    @_builtins.property
+    def tax(self) -> _money_pb2.Money:
+        """All its tax."""
+
+    @_builtins.property
+    def tax_included(self) -> _money_pb2.Money:
+        """The part of `tax` that is inside `amount`."""
+
+    @_builtins.property
+    def taxes(self) -> _containers.RepeatedCompositeFieldContainer[_tax_pb2.LineTax]:
+        """Its taxes, one by one."""
+
     def __init__(
         self,
         *,
@@ -443,10 +504,17 @@ class InvoiceLine(_message.Message):
         period_start_date: _date_pb2.Date | None = ...,
         period_end_date: _date_pb2.Date | None = ...,
         engagement_id: _builtins.str = ...,
+        tax_category: _builtins.str = ...,
+        discounts: _abc.Iterable[_coupon_pb2.Discount] | None = ...,
+        discount: _money_pb2.Money | None = ...,
+        tax: _money_pb2.Money | None = ...,
+        tax_included: _money_pb2.Money | None = ...,
+        taxes: _abc.Iterable[_tax_pb2.LineTax] | None = ...,
+        unit: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "period_end_date", b"period_end_date", "period_start_date", b"period_start_date", "quantity", b"quantity", "unit_price", b"unit_price"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "discount", b"discount", "period_end_date", b"period_end_date", "period_start_date", b"period_start_date", "quantity", b"quantity", "tax", b"tax", "tax_included", b"tax_included", "unit_price", b"unit_price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "engagement_id", b"engagement_id", "kind", b"kind", "line_no", b"line_no", "period_end_date", b"period_end_date", "period_start_date", b"period_start_date", "quantity", b"quantity", "unit_price", b"unit_price"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "discount", b"discount", "discounts", b"discounts", "engagement_id", b"engagement_id", "kind", b"kind", "line_no", b"line_no", "period_end_date", b"period_end_date", "period_start_date", b"period_start_date", "quantity", b"quantity", "tax", b"tax", "tax_category", b"tax_category", "tax_included", b"tax_included", "taxes", b"taxes", "unit", b"unit", "unit_price", b"unit_price"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -151,6 +151,7 @@ class Refund(_message.Message):
     NEEDS_PERSON_FIELD_NUMBER: _builtins.int
     APPROVAL_ID_FIELD_NUMBER: _builtins.int
     FINISH_TIME_FIELD_NUMBER: _builtins.int
+    AMOUNT_FROM_CREDIT_NOTES_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
@@ -205,6 +206,10 @@ class Refund(_message.Message):
         """When it succeeded or failed, the latest of both. Firm time. Not set: neither yet."""
 
     @_builtins.property
+    def amount_from_credit_notes(self) -> _money_pb2.Money:
+        """Taken from what credit notes had promised to pay back (`REFUND_PAYABLE`). Zero until SUCCEEDED."""
+
+    @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was asked for. Firm time."""
 
@@ -235,13 +240,14 @@ class Refund(_message.Message):
         needs_person: _builtins.bool = ...,
         approval_id: _builtins.str = ...,
         finish_time: _timestamp_pb2.Timestamp | None = ...,
+        amount_from_credit_notes: _money_pb2.Money | None = ...,
         etag: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "amount_from_credit", b"amount_from_credit", "create_time", b"create_time", "finish_time", b"finish_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "amount_from_credit", b"amount_from_credit", "amount_from_credit_notes", b"amount_from_credit_notes", "create_time", b"create_time", "finish_time", b"finish_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocations", b"allocations", "amount", b"amount", "amount_from_credit", b"amount_from_credit", "approval_id", b"approval_id", "client_id", b"client_id", "create_time", b"create_time", "destination", b"destination", "etag", b"etag", "failed_after_success", b"failed_after_success", "failure_code", b"failure_code", "finish_time", b"finish_time", "firm_id", b"firm_id", "id", b"id", "idempotency_key", b"idempotency_key", "needs_person", b"needs_person", "note", b"note", "payment_id", b"payment_id", "provider", b"provider", "provider_reference", b"provider_reference", "reason", b"reason", "reopen_invoice", b"reopen_invoice", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocations", b"allocations", "amount", b"amount", "amount_from_credit", b"amount_from_credit", "amount_from_credit_notes", b"amount_from_credit_notes", "approval_id", b"approval_id", "client_id", b"client_id", "create_time", b"create_time", "destination", b"destination", "etag", b"etag", "failed_after_success", b"failed_after_success", "failure_code", b"failure_code", "finish_time", b"finish_time", "firm_id", b"firm_id", "id", b"id", "idempotency_key", b"idempotency_key", "needs_person", b"needs_person", "note", b"note", "payment_id", b"payment_id", "provider", b"provider", "provider_reference", b"provider_reference", "reason", b"reason", "reopen_invoice", b"reopen_invoice", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

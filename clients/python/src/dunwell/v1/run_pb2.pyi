@@ -4,6 +4,7 @@ isort:skip_file
 Runs: bulk jobs with progress. A run belongs to the server: it goes on when its caller goes away."""
 
 from collections import abc as _abc
+from dunwell.v1 import coupon_pb2 as _coupon_pb2
 from dunwell.v1 import invoice_pb2 as _invoice_pb2
 from dunwell.v1 import money_pb2 as _money_pb2
 from google.protobuf import descriptor as _descriptor
@@ -475,6 +476,13 @@ class PlannedInvoice(_message.Message):
     TOTAL_FIELD_NUMBER: _builtins.int
     ISSUE_DATE_FIELD_NUMBER: _builtins.int
     DUE_DATE_FIELD_NUMBER: _builtins.int
+    SUBTOTAL_FIELD_NUMBER: _builtins.int
+    DISCOUNT_TOTAL_FIELD_NUMBER: _builtins.int
+    TAX_TOTAL_FIELD_NUMBER: _builtins.int
+    TAX_INCLUDED_TOTAL_FIELD_NUMBER: _builtins.int
+    CREDIT_APPLIED_FIELD_NUMBER: _builtins.int
+    AMOUNT_DUE_FIELD_NUMBER: _builtins.int
+    DISCOUNTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[_invoice_pb2.InvoiceLine]:
         """Its lines: exactly those of the real run."""
@@ -491,6 +499,34 @@ class PlannedInvoice(_message.Message):
     def due_date(self) -> _date_pb2.Date:
         """When it would be due."""
 
+    @_builtins.property
+    def subtotal(self) -> _money_pb2.Money:
+        """Sum of the lines."""
+
+    @_builtins.property
+    def discount_total(self) -> _money_pb2.Money:
+        """Taken off the subtotal by discounts."""
+
+    @_builtins.property
+    def tax_total(self) -> _money_pb2.Money:
+        """All its tax."""
+
+    @_builtins.property
+    def tax_included_total(self) -> _money_pb2.Money:
+        """The part of `tax_total` that is inside `subtotal`."""
+
+    @_builtins.property
+    def credit_applied(self) -> _money_pb2.Money:
+        """What the client's credit would pay of it."""
+
+    @_builtins.property
+    def amount_due(self) -> _money_pb2.Money:
+        """What would be owed: `total` - `credit_applied`."""
+
+    @_builtins.property
+    def discounts(self) -> _containers.RepeatedCompositeFieldContainer[_coupon_pb2.Discount]:
+        """The discounts of the whole invoice; those of single lines are on the lines."""
+
     def __init__(
         self,
         *,
@@ -498,10 +534,17 @@ class PlannedInvoice(_message.Message):
         total: _money_pb2.Money | None = ...,
         issue_date: _date_pb2.Date | None = ...,
         due_date: _date_pb2.Date | None = ...,
+        subtotal: _money_pb2.Money | None = ...,
+        discount_total: _money_pb2.Money | None = ...,
+        tax_total: _money_pb2.Money | None = ...,
+        tax_included_total: _money_pb2.Money | None = ...,
+        credit_applied: _money_pb2.Money | None = ...,
+        amount_due: _money_pb2.Money | None = ...,
+        discounts: _abc.Iterable[_coupon_pb2.Discount] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["due_date", b"due_date", "issue_date", b"issue_date", "total", b"total"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount_due", b"amount_due", "credit_applied", b"credit_applied", "discount_total", b"discount_total", "due_date", b"due_date", "issue_date", b"issue_date", "subtotal", b"subtotal", "tax_included_total", b"tax_included_total", "tax_total", b"tax_total", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["due_date", b"due_date", "issue_date", b"issue_date", "lines", b"lines", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_due", b"amount_due", "credit_applied", b"credit_applied", "discount_total", b"discount_total", "discounts", b"discounts", "due_date", b"due_date", "issue_date", b"issue_date", "lines", b"lines", "subtotal", b"subtotal", "tax_included_total", b"tax_included_total", "tax_total", b"tax_total", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -71,6 +71,8 @@ class _ClockEventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ClockE
     """The provider told something by itself."""
     CLOCK_EVENT_KIND_WORK_FAILED: _ClockEventKind.ValueType  # 9
     """One piece of due work failed; the clock went on."""
+    CLOCK_EVENT_KIND_ENGAGEMENT_RENEWED: _ClockEventKind.ValueType  # 10
+    """An engagement renewed itself; its client was given notice."""
 
 class ClockEventKind(_ClockEventKind, metaclass=_ClockEventKindEnumTypeWrapper):
     """What happened while a clock advanced. May grow."""
@@ -95,6 +97,8 @@ CLOCK_EVENT_KIND_PROVIDER_EVENT: ClockEventKind.ValueType  # 8
 """The provider told something by itself."""
 CLOCK_EVENT_KIND_WORK_FAILED: ClockEventKind.ValueType  # 9
 """One piece of due work failed; the clock went on."""
+CLOCK_EVENT_KIND_ENGAGEMENT_RENEWED: ClockEventKind.ValueType  # 10
+"""An engagement renewed itself; its client was given notice."""
 Global___ClockEventKind: _TypeAlias = ClockEventKind  # noqa: Y015
 
 @_typing.final

@@ -223,6 +223,7 @@ def measure(stack: Stack, options: argparse.Namespace) -> list[Figure]:
             TARGET_RATE,
             reads.p50_ms,
             reads.p99_ms,
+            target_p99_ms=READ_TARGET_MS,
         ),
     ]
 

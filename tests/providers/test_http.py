@@ -24,25 +24,23 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
 
 
 @pytest.fixture
-async def client(gateway: GatewayProcess) -> AsyncIterator[httpx.AsyncClient]:
+async def client(gateway: GatewayProcess) -> AsyncIterator[http.Client]:
     """Two connections, and half a second of patience for one of them."""
     async with http.new_client(gateway.url, max_connections=2, connect_timeout=0.5) as ready:
         yield ready
 
 
-async def charge(client: httpx.AsyncClient, method: str = "pm_card_visa", patience: float = 5.0) -> int:
+async def charge(client: http.Client, method: str = "pm_card_visa", patience: float = 5.0) -> int:
     body = BODY | {"payment_method": method}
     response = await http.exchange(client, "POST", "/v1/payments", total_timeout=patience, json=body, headers=HEADERS)
     return response.status_code
 
 
-async def test_many_requests_share_few_connections(client: httpx.AsyncClient) -> None:
+async def test_many_requests_share_few_connections(client: http.Client) -> None:
     assert await asyncio.gather(*(charge(client) for _ in range(60))) == [200] * 60
 
 
-async def test_connections_come_back_after_every_kind_of_failure(
-    gateway: GatewayProcess, client: httpx.AsyncClient
-) -> None:
+async def test_connections_come_back_after_every_kind_of_failure(gateway: GatewayProcess, client: http.Client) -> None:
     before = gateway.ledger("http")["movements"]
     for _ in range(4):  # More failures of each kind than there are connections.
         for method in ("pm_sandbox_dropBeforeAccept", "pm_sandbox_acceptThenTimeout"):
@@ -57,9 +55,7 @@ async def test_connections_come_back_after_every_kind_of_failure(
     assert gateway.ledger("http")["movements"] == before + 18
 
 
-async def test_no_free_connection_is_proof_that_nothing_was_sent(
-    gateway: GatewayProcess, client: httpx.AsyncClient
-) -> None:
+async def test_no_free_connection_is_proof_that_nothing_was_sent(gateway: GatewayProcess, client: http.Client) -> None:
     before = gateway.ledger("http")["movements"]
     held = [asyncio.create_task(charge(client, "pm_sandbox_acceptThenTimeout", patience=2.0)) for _ in range(2)]
     await asyncio.sleep(0.2)
@@ -98,7 +94,7 @@ def test_retry_after_is_whole_seconds_or_nothing(text: str, seconds: float | Non
     assert http.retry_after(httpx.Response(429)) is None
 
 
-async def test_requests_that_are_cancelled_at_any_moment_leave_working_connections(client: httpx.AsyncClient) -> None:
+async def test_requests_that_are_cancelled_at_any_moment_leave_working_connections(client: http.Client) -> None:
     for step in range(120):
         calls = [asyncio.ensure_future(charge(client)) for _ in range(2)]
         await asyncio.sleep(step * 0.0002)

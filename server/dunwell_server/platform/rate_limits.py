@@ -28,20 +28,25 @@ BURST_SECONDS: Final = 0.1
 _PATIENCE: Final = 20.0
 """Seconds for which a database that is away is waited for."""
 
-# Losing the last places in a crash harms nobody: the commit does not wait for the disk.
-_LAZY = "SET LOCAL synchronous_commit = off"
-_RESERVE = """
-INSERT INTO control.rate_bucket AS b (key, tokens, update_time) VALUES (%(key)s, %(burst)s::float8 - %(places)s, clock_timestamp())
+# One statement is the whole transaction. Losing the last places in a crash harms nobody: the commit does not wait for the disk.
+_LAZY = "WITH lazy AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true) AS is_set)"
+_RESERVE = f"""
+{_LAZY}
+INSERT INTO control.rate_bucket AS b (key, tokens, update_time)
+SELECT %(key)s, %(burst)s::float8 - %(places)s, clock_timestamp() FROM lazy WHERE is_set = 'off'
 ON CONFLICT (key) DO UPDATE SET
     tokens = least(%(burst)s::float8, b.tokens + %(rate)s::float8 * extract(epoch FROM clock_timestamp() - b.update_time)) - %(places)s,
     update_time = clock_timestamp()
 RETURNING tokens
 """
-_PAUSE = """
-INSERT INTO control.rate_bucket AS b (key, tokens, update_time) VALUES (%(key)s, %(debt)s, clock_timestamp())
+_PAUSE = f"""
+{_LAZY}
+INSERT INTO control.rate_bucket AS b (key, tokens, update_time)
+SELECT %(key)s, %(debt)s, clock_timestamp() FROM lazy WHERE is_set = 'off'
 ON CONFLICT (key) DO UPDATE SET
     tokens = least(%(debt)s::float8, b.tokens + %(rate)s::float8 * extract(epoch FROM clock_timestamp() - b.update_time)),
     update_time = clock_timestamp()
+RETURNING tokens
 """
 
 
@@ -82,16 +87,14 @@ class RateLimits:
 
     async def reserve(self, limit: Limit, places: int) -> float:
         """Take `places` off the bucket; returns what is left, negative where the last of them is in the future."""
-        async with self._database.transaction(system_context(None, "rate-limit")) as uow:
-            await uow.execute(_LAZY)
-            values = {"key": limit.key, "rate": limit.rate, "burst": limit.burst, "places": places}
-            return float(await uow.fetch_value(_RESERVE, values))
+        values = {"key": limit.key, "rate": limit.rate, "burst": limit.burst, "places": places}
+        [row] = await self._database.submit(system_context(None, "rate-limit"), _RESERVE, values)
+        return float(row["tokens"])
 
     async def pause(self, limit: Limit, seconds: float) -> None:
         """Have nobody start for `seconds`."""
-        async with self._database.transaction(system_context(None, "rate-limit")) as uow:
-            await uow.execute(_LAZY)
-            await uow.execute(_PAUSE, {"key": limit.key, "rate": limit.rate, "debt": 1.0 - limit.rate * seconds})
+        values = {"key": limit.key, "rate": limit.rate, "debt": 1.0 - limit.rate * seconds}
+        await self._database.submit(system_context(None, "rate-limit"), _PAUSE, values)
 
 
 class Turns:

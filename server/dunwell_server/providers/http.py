@@ -7,21 +7,23 @@ request left (no connection could be made), every other trouble is `NoAnswer`.
 from __future__ import annotations
 
 import asyncio
-import importlib.util
-import ssl
-import sys
-from collections.abc import AsyncIterator
-from contextlib import suppress
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import lru_cache
+from itertools import chain
+from json import dumps
 from typing import Any, Final
+from urllib.parse import urlencode, urlsplit
 
 import httpx
 
 from dunwell_server.providers.base import CONNECT_TIMEOUT_SECONDS, TOTAL_TIMEOUT_SECONDS
+from dunwell_server.providers.connections import Connection, Origin, connect
 
-if importlib.util.find_spec("sniffio") is None:
-    # The HTTP library asks for it before every request, and Python looks in every folder each time it is not there: a tenth of a charge.
-    sys.modules["sniffio"] = None  # type: ignore[assignment]
+_log = logging.getLogger(__name__)
 
+USER_AGENT: Final = "dunwell"
 KEEP_ALIVE_SECONDS: Final = 30.0
 """Idle connections are given up before servers usually do: a connection dying under a request costs an UNKNOWN."""
 
@@ -34,123 +36,133 @@ class NoAnswer(Exception):
     """Something may have been sent and no usable answer came."""
 
 
-class ConnectionStack(httpx.AsyncBaseTransport):
-    """A pool that stays cheap with hundreds of connections: a stack of transports of one connection each.
+class _NotConnected(Exception):
+    """No connection could be had. Its text is the kind of trouble."""
 
-    The HTTP library's own pool walks over all connections several times for every request, with a cost that grows
-    with the square of their number. Here a request takes the transport used last, which keeps connections warm
-    and lets surplus ones idle away. Waiting for a free one longer than ``wait_seconds`` is a PoolTimeout.
+
+class Client:
+    """Connections to whatever origins are asked for, at most `max_connections` at once.
+
+    A request takes the connection used last, which keeps few of them warm and lets surplus ones go. A connection is given back only after
+    a whole answer: whatever else happens, a cancellation included, ends it.
     """
 
-    def __init__(self, *, max_connections: int, wait_seconds: float, trust_env: bool) -> None:
-        self._free: list[httpx.AsyncHTTPTransport] = []
-        self._all: list[httpx.AsyncHTTPTransport] = []
+    def __init__(self, base_url: str, *, max_connections: int, connect_timeout: float) -> None:
+        """``base_url`` goes before every path; empty where whole URLs are given."""
+        self.base_url = base_url.rstrip("/")
+        self._connect_timeout = connect_timeout
         self._slots = asyncio.Semaphore(max_connections)
-        self._wait_seconds = wait_seconds
-        self._closing: set[asyncio.Task[None]] = set()
-        self._tls: ssl.SSLContext = httpx.create_ssl_context(trust_env=trust_env)
+        self._free: dict[Origin, list[Connection]] = {}
+        self._tls = httpx.create_ssl_context(trust_env=True)
+        self._tls.set_alpn_protocols(["http/1.1"])
+        self._closed = False
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, str | int] | None = None,
+        json: Any = None,
+        content: str | bytes | None = None,
+    ) -> httpx.Response:
+        """One exchange. Raises `_NotConnected`, or whatever went wrong on the way."""
+        origin, target = _parts(self.base_url + path)
+        if params:
+            target += ("&" if "?" in target else "?") + urlencode(params)
+        body, content_type = _body(json, content)
+        sent = _headers(method, origin, headers or {}, body, content_type)
+        async with self._slot():
+            connection = await self._connection(origin)
+            response = await connection.exchange(method, target, sent, body)
+            _log.debug("%s %s: %d", method, path, response.status_code)
+            if self._closed:
+                connection.close()
+            else:
+                self._free[origin].append(connection)
+        return response
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(self._wait_seconds):
+            async with asyncio.timeout(self._connect_timeout):
                 await self._slots.acquire()
         except TimeoutError:
-            raise httpx.PoolTimeout("no free connection", request=request) from None
-        transport = self._free.pop() if self._free else self._new()
+            raise _NotConnected("no free connection") from None
         try:
-            response = await transport.handle_async_request(request)
-            assert isinstance(response.stream, httpx.AsyncByteStream)
-            response.stream = _Lease(response.stream, self, transport)
-            return response
-        except BaseException:
-            self.discard(transport)
-            raise
+            yield
+        finally:
+            self._slots.release()
 
-    def _new(self) -> httpx.AsyncHTTPTransport:
-        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEP_ALIVE_SECONDS)
-        transport = httpx.AsyncHTTPTransport(verify=self._tls, limits=limits, retries=0)
-        self._all.append(transport)
-        return transport
-
-    def give_back(self, transport: httpx.AsyncHTTPTransport) -> None:
-        """Makes a transport free for the next request."""
-        self._free.append(transport)
-        self._slots.release()
-
-    def discard(self, transport: httpx.AsyncHTTPTransport) -> None:
-        """Makes room for a new transport in place of one whose exchange was broken off.
-
-        Interrupted at the wrong moment a transport believes that its only connection is in use, for ever; the last one
-        used being the next one taken, every later request would wait for it in vain.
-        """
-        self._slots.release()
-        if transport in self._all:
-            self._all.remove(transport)
-            task = asyncio.ensure_future(_close(transport))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+    async def _connection(self, origin: Origin) -> Connection:
+        free = self._free.setdefault(origin, [])
+        while free:
+            connection = free.pop()
+            if connection.usable(KEEP_ALIVE_SECONDS):
+                return connection
+            connection.close()
+        try:
+            return await connect(origin, self._tls, self._connect_timeout)
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # TimeoutError and the errors of TLS are OSErrors; ValueError: a name that is none.
+            raise _NotConnected(type(error).__name__) from None
 
     async def aclose(self) -> None:
-        transports, self._all, self._free = self._all, [], []
-        for transport in transports:
-            await transport.aclose()
-        if self._closing:
-            await asyncio.wait(self._closing, timeout=self._wait_seconds)
+        """Close what is free; what is in use is closed when its exchange ends."""
+        self._closed = True
+        for connection in chain.from_iterable(self._free.values()):
+            connection.close()
+        self._free.clear()
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
 
 
-async def _close(transport: httpx.AsyncHTTPTransport) -> None:
-    with suppress(Exception):  # It is given up already; nobody waits for a proper end.
-        await transport.aclose()
+@lru_cache(maxsize=4096)
+def _parts(url: str) -> tuple[Origin, str]:
+    """Where a URL leads, and what is asked for there. Raises `_NotConnected` for what is no HTTP URL."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise _NotConnected("no such scheme")
+    secure = parts.scheme == "https"
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return Origin(secure, parts.hostname, parts.port or (443 if secure else 80)), target
 
 
-class _Lease(httpx.AsyncByteStream):
-    """A response's body; closing it gives the connection back."""
-
-    def __init__(
-        self, inner: httpx.AsyncByteStream, stack: ConnectionStack, transport: httpx.AsyncHTTPTransport
-    ) -> None:
-        self._inner = inner
-        self._stack = stack
-        self._transport: httpx.AsyncHTTPTransport | None = transport
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for part in self._inner:
-            yield part
-
-    async def aclose(self) -> None:
-        transport, self._transport = self._transport, None
-        if transport is not None:
-            try:
-                await self._inner.aclose()
-            except BaseException:
-                self._stack.discard(transport)
-                raise
-            self._stack.give_back(transport)
+def _body(json: Any, content: str | bytes | None) -> tuple[bytes, str | None]:
+    if json is not None:
+        return dumps(json, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode(), "application/json"
+    return (content.encode() if isinstance(content, str) else content or b""), None
 
 
-def new_client(
-    base_url: str,
-    *,
-    max_connections: int,
-    connect_timeout: float = CONNECT_TIMEOUT_SECONDS,
-    total_timeout: float = TOTAL_TIMEOUT_SECONDS,
-) -> httpx.AsyncClient:
-    """A pooled client. Retries are off and redirects are not followed: both could send a charge twice.
+def _headers(
+    method: str, origin: Origin, given: Mapping[str, str], body: bytes, content_type: str | None
+) -> list[tuple[str, str]]:
+    headers = {"Host": origin.name, "Accept": "*/*", "User-Agent": USER_AGENT}
+    if body or method in ("POST", "PUT", "PATCH"):
+        headers["Content-Length"] = str(len(body))
+    if content_type is not None:
+        headers["Content-Type"] = content_type
+    own = {name.lower() for name in given}
+    return [(name, value) for name, value in headers.items() if name.lower() not in own] + list(given.items())
+
+
+def new_client(base_url: str, *, max_connections: int, connect_timeout: float = CONNECT_TIMEOUT_SECONDS) -> Client:
+    """A client that neither retries nor follows redirects: both could send a charge twice. Proxies of the environment are not used.
 
     Waiting for a free connection is bounded by the connect timeout too, so that it cannot eat up the time to answer.
-    Proxies of the environment are not used.
     """
-    return httpx.AsyncClient(
-        base_url=base_url,
-        timeout=httpx.Timeout(total_timeout, connect=connect_timeout),
-        transport=ConnectionStack(max_connections=max_connections, wait_seconds=connect_timeout, trust_env=True),
-        follow_redirects=False,
-        trust_env=False,
-    )
+    return Client(base_url, max_connections=max_connections, connect_timeout=connect_timeout)
 
 
 async def exchange(
-    client: httpx.AsyncClient, method: str, path: str, *, total_timeout: float = TOTAL_TIMEOUT_SECONDS, **options: Any
+    client: Client, method: str, path: str, *, total_timeout: float = TOTAL_TIMEOUT_SECONDS, **options: Any
 ) -> httpx.Response:
     """Sends one request once and reads the whole answer within ``total_timeout`` seconds.
 
@@ -159,8 +171,8 @@ async def exchange(
     try:
         async with asyncio.timeout(total_timeout):
             return await client.request(method, path, **options)
-    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol) as error:
-        raise NothingSent(type(error).__name__) from None
+    except _NotConnected as error:
+        raise NothingSent(str(error)) from None
     except TimeoutError:
         raise NoAnswer("Timeout") from None
     except Exception as error:  # Whatever else went wrong, bytes may have left.

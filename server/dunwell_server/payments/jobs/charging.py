@@ -19,10 +19,11 @@ from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.payments.evidence import NotSent, Unknown
 from dunwell_server.payments.jobs.gateways import Gateway, Gateways
 from dunwell_server.payments.jobs.opening import Answer, PageAnswer, open_page
+from dunwell_server.payments.jobs.recording import Recorder
 from dunwell_server.payments.jobs.translation import charge_request, evidence_of, request_digest
 from dunwell_server.payments.model import Claim, Source
 from dunwell_server.payments.service.checkouts import apply_page
-from dunwell_server.payments.service.outcomes import Applied, apply_outcome
+from dunwell_server.payments.service.outcomes import Answered, Applied, apply_outcome, apply_outcomes
 from dunwell_server.payments.service.sending import SendOrder, begin_send, begin_sends
 from dunwell_server.payments.store import attempts
 from dunwell_server.platform.context import CallContext
@@ -45,6 +46,13 @@ _AFTER_A_REFUSAL = 0.05
 """Seconds: what is not to be sent now, or goes on under another revision, is not taken up again in a busy loop."""
 _INTENTS = 20
 """Slots whose intents are recorded in one transaction: what a crash between it and the calls leaves to be asked about."""
+_BULK_TRANSACTIONS = 2
+"""Transactions of many slots at once: they keep the database busy, and whoever reads meanwhile wants his share of it."""
+
+
+def _recording(context: CallContext) -> CallContext:
+    """The call, as it records what has happened: whatever the firm's state and clock, and without a deadline."""
+    return replace(context, upkeep=True, deadline=None)
 
 
 def groups_of(claims: Sequence[Claim], size: int) -> list[list[Claim]]:
@@ -71,6 +79,8 @@ class Charger:
         self.owner = uuid4()
         self._flights = asyncio.Semaphore(concurrency)
         self._transactions = asyncio.Semaphore(transactions)
+        self._bulk = asyncio.Semaphore(_BULK_TRANSACTIONS)
+        self._recorder = Recorder(self._record_together, self._record_one)
 
     async def transact(self, database: Database, context: CallContext, work: Callable[[UnitOfWork], Awaitable[T]]) -> T:
         """`work` in a transaction of its own, within the process's share."""
@@ -102,7 +112,8 @@ class Charger:
             )
 
         try:
-            orders = await self.transact(database, context, intents)
+            async with self._bulk:
+                orders = await self.transact(database, context, intents)
         except Exception as error:
             log.warning("charges are begun one by one", charges=len(claims), exc_info=error)
             return await self._gather(claims, [self._one(database, context, claim) for claim in claims])
@@ -114,8 +125,16 @@ class Charger:
 
     async def _ordered(self, database: Database, context: CallContext, order: SendOrder, now: datetime) -> None:
         """Send what a transaction has begun, and the backups that follow it."""
+        recording = _recording(context)
         async with self._flights:
-            following = await self._ask(database, context, order, now)
+            with self._recorder.expecting(database, recording):
+                answer = await self.call(self.gateways.gateway(order.account), order, now)
+                if isinstance(answer, PageAnswer):
+                    applied = await self.record(database, context, order.claim, answer, Source.ANSWER)
+                else:
+                    answered = Answered(order.claim, answer, Source.ANSWER)
+                    applied = await self._recorder.record(database, recording, answered)
+            following = applied.follow_up
             if following is not None:
                 await self.drive(database, context, following)
 
@@ -178,7 +197,6 @@ class Charger:
         self, database: Database, context: CallContext, claim: Claim, answer: Answer, source: Source
     ) -> Applied:
         """Apply an answer; money that has moved is recorded whatever the firm's clock does, and a database that is away is waited for."""
-        recording = replace(context, upkeep=True, deadline=None)
 
         async def apply(uow: UnitOfWork) -> Applied:
             if not isinstance(answer, PageAnswer):
@@ -191,14 +209,23 @@ class Charger:
         patience, wait = loop.time() + _RECORD_PATIENCE, 0.05
         while True:
             try:
-                return await self.transact(database, recording, apply)
+                return await self.transact(database, _recording(context), apply)
             except DunwellError as error:
                 if error.reason not in _TRANSIENT or loop.time() > patience:
                     raise
             await asyncio.sleep(wait * (0.5 + random.random()))
             wait = min(wait * 2, 2.0)
 
+    async def _record_together(
+        self, database: Database, context: CallContext, answered: Sequence[Answered]
+    ) -> list[Applied]:
+        async with self._bulk:
+            return await self.transact(database, context, lambda uow: apply_outcomes(uow, answered))
+
+    async def _record_one(self, database: Database, context: CallContext, answered: Answered) -> Applied:
+        return await self.record(database, context, answered.claim, answered.outcome, answered.source)
+
     def leases(self, database: Database, context: CallContext, held: list[UUID]) -> AbstractAsyncContextManager[None]:
         """Renew the leases of the attempts in hand, every third of their time, while the block runs."""
-        renewal = replace(context, upkeep=True, deadline=None)
+        renewal = _recording(context)
         return renewing(lambda: self.transact(database, renewal, lambda uow: attempts.renew(uow, held, self.owner)))

@@ -25,6 +25,8 @@ from dunwell_server.platform.database import Database, Row, UnitOfWork
 from dunwell_server.platform.runs import Run, RunItem, RunKind, RunState
 
 _REPORT: Final = 500
+_REPORT_SECONDS: Final = 1.0
+"""How often progress is told: each time it reads what the run has come to so far."""
 _PAUSE: Final = 0.1
 _LEFT_DUE: Final = frozenset({"IN_PROGRESS", BREAKER_OPEN, RECOVERING})
 """Skips after which an invoice is due as before."""
@@ -64,14 +66,17 @@ class CollectionRunExecutor:
         self, database: Database, context: CallContext, run_id: UUID, client_id: UUID | None, flights: asyncio.TaskGroup
     ) -> None:
         """Charge what is due until nothing is taken any more; batches overlap, so that no answer is waited for idly."""
+        loop = asyncio.get_running_loop()
         going: deque[asyncio.Task[None]] = deque()
-        empty = 0
+        empty, reported = 0, loop.time()
         while empty < _ROUNDS_OF_REVISIONS and await self._is_open(database, context, run_id):
             if len(going) == OVERLAP:
                 await going.popleft()
             batch = await self._take(database, context, run_id, client_id)
             going.append(flights.create_task(self._charger.run_slots(database, context, batch.claims)))
-            await self._report(database, context, run_id)
+            if loop.time() - reported >= _REPORT_SECONDS:
+                await self._report(database, context, run_id)
+                reported = loop.time()
             if not batch.taken:
                 break
             empty = empty + 1 if not batch.claims else 0

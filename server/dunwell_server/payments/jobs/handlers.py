@@ -18,7 +18,7 @@ from dunwell_server.platform.work import WorkKind
 BATCH = 100
 OVERLAP = 2
 """Batches under way at once: while the last answers of one are awaited, the next one's charges go out."""
-BATCHES = 10
+BATCHES = 30
 """What a worker takes of one firm before it looks at the others' work again."""
 _PATIENCE = 40.0
 """Seconds that the holder of a test clock waits for charges in others' hands: longer than any lease."""

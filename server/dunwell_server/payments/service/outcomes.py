@@ -6,17 +6,28 @@ allocations, invoices, ledger, journal, next step.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
+from dunwell_server.billing.service import credit
+from dunwell_server.billing.service.collection import lock_invoices
 from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.kernel.ids import Prefix, encode
 from dunwell_server.ledger import rules
 from dunwell_server.ledger.service import post
 from dunwell_server.payments import ladder
-from dunwell_server.payments.evidence import Evidence, NotSent, Succeeded, Unknown, judge
+from dunwell_server.payments.evidence import Evidence, NotSent, Succeeded, Unknown, Verdict, judge
 from dunwell_server.payments.model import AttemptState, Claim, PaymentKind, Source, late_payment_id
-from dunwell_server.payments.service.settling import ACTION_LIFE, Case, ask_person, lock_targets, settle, wake_if_due
+from dunwell_server.payments.service.settling import (
+    ACTION_LIFE,
+    Case,
+    ask_person,
+    lock_targets,
+    settle,
+    succeed,
+    wake_if_due,
+)
 from dunwell_server.payments.store import attempts, payments
 from dunwell_server.payments.store.attempts import Loaded
 from dunwell_server.platform.database import UnitOfWork
@@ -25,7 +36,7 @@ from dunwell_server.platform.journal import Category, Change, Severity, record
 from dunwell_server.platform.provider_references import remember
 from dunwell_server.platform.work import WorkKind, wake
 
-__all__ = ["ACTION_LIFE", "Applied", "apply_outcome", "wake_if_due"]
+__all__ = ["ACTION_LIFE", "Answered", "Applied", "apply_outcome", "apply_outcomes", "wake_if_due"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +48,15 @@ class Applied:
     state: AttemptState
     changed: bool
     follow_up: Claim | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What was learned about a claimed attempt, by whom, and how."""
+
+    claim: Claim
+    outcome: Evidence
+    source: Source
 
 
 async def apply_outcome(
@@ -55,21 +75,78 @@ async def apply_outcome(
             resource = ("PaymentAttempt", encode(Prefix.ATTEMPT, attempt_id))
             raise DunwellError(Reason.RESOURCE_NOT_FOUND, "No such attempt.", resource=resource)
         invoices = await lock_targets(uow, where["payment_id"], where["invoice_id"], where["client_id"])
-    loaded = await attempts.load(uow, attempt_id)
-    case = Case(uow, loaded, invoices, claim, source)
-    attempt = loaded.attempt
-    if isinstance(outcome, Succeeded) and not _fits(loaded, outcome):
-        outcome = Unknown("the provider speaks of other money than was asked for")
-    holds_fence = claim is not None and attempt.fence == claim.fence and attempt.owner == claim.owner
-    verdict = judge(attempt.state, outcome, source, holds_fence=holds_fence, other_success=loaded.other_success)
+    case = Case(uow, await attempts.load(uow, attempt_id), invoices, claim, source)
+    outcome = _of_its_money(case, outcome)
+    return await _accept(case, outcome, _judge(case, outcome))
+
+
+async def apply_outcomes(uow: UnitOfWork, answered: Sequence[Answered]) -> list[Applied]:
+    """`apply_outcome` of several claimed attempts at once, in their order: each of another client, and for one invoice.
+
+    Plain successes are written in sets, the rest one after the other.
+    """
+    locked = await lock_invoices(uow, [each.claim.invoice_id for each in answered if each.claim.invoice_id is not None])
+    invoices = {invoice.id: invoice for invoice in locked}
+    loaded = await attempts.load_all(uow, [each.claim.attempt_id for each in answered])
+    applied: dict[UUID, Applied] = {}
+    successes: list[tuple[Case, Succeeded]] = []
+    rest: list[tuple[Case, Evidence, Verdict]] = []
+    for each in answered:
+        claim = each.claim
+        assert claim.invoice_id is not None
+        case = Case(uow, loaded[claim.attempt_id], [invoices[claim.invoice_id]], claim, each.source)
+        outcome = _of_its_money(case, each.outcome)
+        verdict = _judge(case, outcome)
+        if isinstance(outcome, Succeeded) and verdict.state is not None and not verdict.late_landing:
+            successes.append((case, outcome))
+            applied[claim.attempt_id] = Applied(claim.attempt_id, claim.payment_id, verdict.state, True)
+        else:
+            rest.append((case, outcome, verdict))
+    if successes:
+        await succeed(uow, successes)
+        for case, _ in successes:
+            _recorded(case)
+    for case, outcome, verdict in rest:
+        applied[case.loaded.attempt.id] = await _accept(case, outcome, verdict)
+    return [applied[each.claim.attempt_id] for each in answered]
+
+
+def _of_its_money(case: Case, outcome: Evidence) -> Evidence:
+    """The evidence, unless it claims a success of other money than was asked for: that tells nothing."""
+    if isinstance(outcome, Succeeded) and not _fits(case.loaded, outcome):
+        return Unknown("the provider speaks of other money than was asked for")
+    return outcome
+
+
+def _holds_fence(case: Case) -> bool:
+    claim, attempt = case.claim, case.loaded.attempt
+    return claim is not None and attempt.fence == claim.fence and attempt.owner == claim.owner
+
+
+def _judge(case: Case, outcome: Evidence) -> Verdict:
+    loaded = case.loaded
+    return judge(
+        loaded.attempt.state, outcome, case.source, holds_fence=_holds_fence(case), other_success=loaded.other_success
+    )
+
+
+async def _accept(case: Case, outcome: Evidence, verdict: Verdict) -> Applied:
+    attempt_id, payment_id = case.loaded.attempt.id, case.loaded.payment.id
     if verdict.late_landing:
         assert isinstance(outcome, Succeeded)
         return await _late_landing(case, outcome, verdict.state)
     if verdict.state is None:
-        return await _inconclusive(case, outcome, holds_fence=holds_fence)
+        return await _inconclusive(case, outcome, holds_fence=_holds_fence(case))
     follow_up = await settle(case, outcome)
-    failpoint("resolver.record" if source in (Source.REPLAY, Source.LOOKUP) else "attempt.record")
-    return Applied(attempt_id, loaded.payment.id, verdict.state, True, follow_up)
+    _recorded(case)
+    return Applied(attempt_id, payment_id, verdict.state, True, follow_up)
+
+
+def _recorded(case: Case) -> None:
+    if case.source in (Source.REPLAY, Source.LOOKUP):
+        failpoint("resolver.record")
+    else:
+        failpoint("attempt.record")
 
 
 def _fits(loaded: Loaded, outcome: Succeeded) -> bool:
@@ -98,6 +175,7 @@ async def _late_landing(case: Case, outcome: Succeeded, state: AttemptState | No
     await post(uow, [rules.payment_received(
         late_id, payment.client_id, payment.currency_code, attempt.provider, settled=0, recovered=0, credited=payment.amount_minor,
     )])  # fmt: skip
+    await credit.add(uow, [credit.excess(late_id, payment.client_id, payment.currency_code, payment.amount_minor)])
     metadata = {**case.metadata, "kind": PaymentKind.LATE_LANDING.value, "credited_minor": payment.amount_minor}
     await record(uow, Change(
         Category.PAYMENT, "payment_landed_late", "payment", late_id, "payment.succeeded", Severity.WARNING, metadata,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from dunwell_server.billing.model import AutopayStatus, Invoice
-from dunwell_server.billing.service.collection import apply_money, lock_invoices, set_collection
+from dunwell_server.billing.model.credit import NewCredit
+from dunwell_server.billing.service import credit
+from dunwell_server.billing.service.collection import AppliedMoney, apply_money, lock_invoices, set_collection
 from dunwell_server.kernel.ids import Prefix, encode
 from dunwell_server.ledger import rules
+from dunwell_server.ledger.model import Posting
 from dunwell_server.ledger.service import post
 from dunwell_server.payments import ladder, retries
 from dunwell_server.payments.choosing import next_backup
@@ -31,7 +34,7 @@ from dunwell_server.payments.model import (
 from dunwell_server.payments.reading import ends_page
 from dunwell_server.payments.service import sessions, slots
 from dunwell_server.payments.store import asking, attempts, methods, scheduling
-from dunwell_server.payments.store.attempts import Loaded
+from dunwell_server.payments.store.attempts import Loaded, Success
 from dunwell_server.platform.database import UnitOfWork
 from dunwell_server.platform.journal import Category, Change, Severity, record
 from dunwell_server.platform.provider_references import remember
@@ -77,12 +80,14 @@ class Case:
             "source": self.source.value,
         }
 
+    def change(self, action: str, event: str, severity: Severity = Severity.INFO, **more: Any) -> Change:
+        """An entry of the journal about the payment."""
+        metadata = {**self.metadata, **more}
+        return Change(Category.PAYMENT, action, "payment", self.loaded.payment.id, event, severity, metadata)
+
     async def tell(self, action: str, event: str, severity: Severity = Severity.INFO, **more: Any) -> None:
         """Journal something about the payment."""
-        change = Change(
-            Category.PAYMENT, action, "payment", self.loaded.payment.id, event, severity, {**self.metadata, **more}
-        )
-        await record(self.uow, change)
+        await record(self.uow, self.change(action, event, severity, **more))
 
 
 async def lock_targets(uow: UnitOfWork, payment_id: UUID, invoice_id: UUID | None, client_id: UUID) -> list[Invoice]:
@@ -101,7 +106,7 @@ async def settle(case: Case, outcome: Evidence) -> Claim | None:
     """Write what accepted evidence means. Returns an attempt that the bearer is to send at once: a backup method."""
     match outcome:
         case Succeeded():
-            await _succeeded(case, outcome)
+            await succeed(case.uow, [(case, outcome)])
         case Declined():
             return await _declined(case, outcome)
         case Pending():
@@ -116,10 +121,18 @@ async def settle(case: Case, outcome: Evidence) -> Claim | None:
 
 
 async def _remember(case: Case, reference: str | None) -> None:
-    """Note whose the provider's payment is, at an account that firms share."""
-    account = case.loaded.account
-    if account is None or account.firm_id is None:
-        await remember(case.uow, case.loaded.attempt.account_id, reference)
+    await _remember_all(case.uow, [(case, reference)])
+
+
+async def _remember_all(uow: UnitOfWork, made: Sequence[tuple[Case, str | None]]) -> None:
+    """Note whose the provider's payments are, at accounts that firms share."""
+    shared: dict[UUID, list[str | None]] = {}
+    for case, reference in made:
+        account, account_id = case.loaded.account, case.loaded.attempt.account_id
+        if account_id is not None and (account is None or account.firm_id is None):
+            shared.setdefault(account_id, []).append(reference)
+    for account_id, references in shared.items():
+        await remember(uow, account_id, *references)
 
 
 def spread(invoices: Sequence[Invoice], amount_minor: int) -> dict[UUID, int]:
@@ -133,43 +146,74 @@ def spread(invoices: Sequence[Invoice], amount_minor: int) -> dict[UUID, int]:
     return shares
 
 
-async def _succeeded(case: Case, outcome: Succeeded) -> None:
-    """The money is in: settle what is owed, keep the excess as the client's credit."""
-    uow, loaded = case.uow, case.loaded
-    payment, method = loaded.payment, loaded.method
-    shares = spread(case.invoices, payment.amount_minor)
-    applied = await apply_money(uow, shares) if shares else []
+async def succeed(uow: UnitOfWork, successes: Sequence[tuple[Case, Succeeded]]) -> None:
+    """The money is in: settle what is owed, keep the excess as the client's credit. Several at once are of different clients."""
+    shares = {case.loaded.payment.id: spread(case.invoices, case.loaded.payment.amount_minor) for case, _ in successes}
+    received = {invoice_id: share for each in shares.values() for invoice_id, share in each.items()}
+    applied = {each.invoice.id: each for each in (await apply_money(uow, received) if received else [])}
+    written = [_success(case, outcome, shares[case.loaded.payment.id]) for case, outcome in successes]
+    await attempts.succeed(uow, written)
+    await _remember_all(uow, [(case, outcome.reference) for case, outcome in successes])
+    await post(uow, [
+        _received(case, success, [applied[invoice_id] for invoice_id in shares[case.loaded.payment.id]])
+        for (case, _), success in zip(successes, written, strict=True)
+    ])  # fmt: skip
+    await credit.add(uow, [_excess(case, success) for (case, _), success in zip(successes, written, strict=True)])
+    await _follow_successes(uow, [case for case, _ in successes], shares)
+    await record(uow, *(
+        case.change("payment_succeeded", "payment.succeeded", allocated_minor=success.allocated_minor, credited_minor=success.credited_minor)
+        for (case, _), success in zip(successes, written, strict=True)
+    ))  # fmt: skip
+
+
+def _success(case: Case, outcome: Succeeded, shares: Mapping[UUID, int]) -> Success:
     allocated = sum(shares.values())
-    credited = payment.amount_minor - allocated
-    needed_action = method is not None and method.state is MethodState.NEEDS_ACTION
-    await attempts.settle(
-        uow, loaded, state=AttemptState.SUCCEEDED.value, reference=outcome.reference, payment_state=PaymentState.SUCCEEDED.value,
-        captured=payment.amount_minor, allocated=allocated, credited=credited, settled_invoices=list(shares), settled_amounts=list(shares.values()),
-        payment_failure_code=None, payment_provider_code=None, payment_message=None, finish_time=uow.now, attempt_finish_time=uow.now, release=True,
-        needs_person=False, checked=int(case.source is not Source.ANSWER), success_time=uow.now,
-        method_state=MethodState.ACTIVE.value if needed_action else None,
+    credited = case.loaded.payment.amount_minor - allocated
+    return Success(case.loaded, outcome.reference, shares, allocated, credited, case.source is not Source.ANSWER)
+
+
+def _received(case: Case, success: Success, applied: Sequence[AppliedMoney]) -> Posting:
+    payment = case.loaded.payment
+    return rules.payment_received(
+        payment.id, payment.client_id, payment.currency_code, case.loaded.attempt.provider, settled=sum(each.settled for each in applied),
+        recovered=sum(each.recovered for each in applied), credited=success.credited_minor,
     )  # fmt: skip
-    await _remember(case, outcome.reference)
-    await post(uow, [rules.payment_received(
-        payment.id, payment.client_id, payment.currency_code, loaded.attempt.provider, settled=sum(each.settled for each in applied),
-        recovered=sum(each.recovered for each in applied), credited=credited,
-    )])  # fmt: skip
-    invoice = case.collected
-    if invoice is not None:
-        columns: dict[str, Any] = {
-            "autopay_status": AutopayStatus.SUCCEEDED,
-            "autopay_next_charge_time": None,
-            "retry_pending": False,
-        }
-        if invoice.open_amount > allocated and invoice.collection.autopay_enabled and loaded.client_enabled:
-            columns |= {"autopay_status": AutopayStatus.SCHEDULED, "autopay_next_charge_time": uow.now}
-        await set_collection(uow, {invoice.id: columns})
-        await slots.wake_for(uow, columns)
-    else:
-        await wake_if_due(uow, case.invoices)
-    if payment.kind is PaymentKind.CHECKOUT:
-        await sessions.follow_payment(uow, payment.id, AttemptState.SUCCEEDED, ended=False)
-    await case.tell("payment_succeeded", "payment.succeeded", allocated_minor=allocated, credited_minor=credited)
+
+
+def _excess(case: Case, success: Success) -> NewCredit:
+    payment = case.loaded.payment
+    return credit.excess(
+        payment.id, payment.client_id, payment.currency_code, success.credited_minor, ahead=not case.invoices
+    )
+
+
+async def _follow_successes(uow: UnitOfWork, cases: Sequence[Case], shares: Mapping[UUID, Mapping[UUID, int]]) -> None:
+    """What follows for collection and for pages: a slot that has succeeded asks for no more, unless more is owed by now."""
+    columns: dict[UUID, dict[str, Any]] = {}
+    for case in cases:
+        payment, invoice = case.loaded.payment, case.collected
+        if invoice is not None:
+            columns[invoice.id] = _collected(case, invoice, sum(shares[payment.id].values()))
+        else:
+            await wake_if_due(uow, case.invoices)
+        if payment.kind is PaymentKind.CHECKOUT:
+            await sessions.follow_payment(uow, payment.id, AttemptState.SUCCEEDED, ended=False)
+    if columns:
+        await set_collection(uow, columns)
+    for changed in columns.values():
+        await slots.wake_for(uow, changed)
+
+
+def _collected(case: Case, invoice: Invoice, allocated: int) -> dict[str, Any]:
+    """Collection columns of an invoice whose slot has succeeded."""
+    columns: dict[str, Any] = {
+        "autopay_status": AutopayStatus.SUCCEEDED,
+        "autopay_next_charge_time": None,
+        "retry_pending": False,
+    }
+    if invoice.open_amount > allocated and invoice.collection.autopay_enabled and case.loaded.client_enabled:
+        columns |= {"autopay_status": AutopayStatus.SCHEDULED, "autopay_next_charge_time": case.uow.now}
+    return columns
 
 
 async def _declined(case: Case, outcome: Declined) -> Claim | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -157,6 +157,37 @@ WITH a AS (
 )
 SELECT 1
 """
+# A method's row follows its client's lock; its own state says whether it had waited for its holder.
+_SUCCEED = """
+WITH w AS MATERIALIZED (
+    SELECT * FROM unnest(%(attempts)s::uuid[], %(payments)s::uuid[], %(methods)s::uuid[], %(references)s::text[], %(captured)s::bigint[],
+                         %(allocated)s::bigint[], %(credited)s::bigint[], %(checked)s::int[])
+        AS w (attempt_id, payment_id, method_id, reference, captured, allocated, credited, checked)
+), a AS (
+    UPDATE attempt a SET state = 'SUCCEEDED', provider_reference = coalesce(a.provider_reference, w.reference), action_url = NULL,
+        action_expire_time = NULL, check_count = check_count + w.checked, next_check_time = NULL, needs_person = false,
+        finish_time = coalesce(finish_time, %(now)s), owner = NULL, lease_until = NULL, version = version + 1, update_time = clock_timestamp()
+    FROM w WHERE a.firm_id = %(firm_id)s AND a.id = w.attempt_id
+), p AS (
+    UPDATE payment p SET state = 'SUCCEEDED', captured_minor = w.captured, allocated_minor = w.allocated, credited_minor = w.credited,
+        failure_code = NULL, failure_provider_code = NULL, failure_message = NULL, action_url = NULL, action_expire_time = NULL,
+        method_id = w.method_id, finish_time = %(now)s, version = version + 1, update_time = %(now)s
+    FROM w WHERE p.firm_id = %(firm_id)s AND p.id = w.payment_id
+), h AS (
+    UPDATE collection_hold SET release_time = clock_timestamp()
+    WHERE firm_id = %(firm_id)s AND payment_id = ANY(%(payments)s) AND release_time IS NULL
+), l AS (
+    INSERT INTO payment_allocation (firm_id, payment_id, invoice_id, currency_code, amount_minor)
+    SELECT %(firm_id)s, payment_id, invoice_id, currency_code, amount_minor
+    FROM unnest(%(share_payments)s::uuid[], %(share_invoices)s::uuid[], %(share_currencies)s::text[], %(share_amounts)s::bigint[])
+        AS s (payment_id, invoice_id, currency_code, amount_minor)
+), m AS (
+    UPDATE payment_method m SET state = 'ACTIVE', block_code = CASE WHEN m.state = 'ACTIVE' THEN m.block_code END, last_success_time = %(now)s,
+        failure_streak = 0, version = version + 1, update_time = %(now)s
+    FROM w WHERE m.firm_id = %(firm_id)s AND m.id = w.method_id AND m.state IN ('ACTIVE', 'NEEDS_ACTION')
+)
+SELECT 1
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +249,19 @@ class Loaded:
     """Charging at the account has stopped by itself."""
     card_failure_time: datetime | None = None
     """When a try of the card was last refused, under any of the methods that are the same card."""
+
+
+@dataclass(frozen=True, slots=True)
+class Success:
+    """An attempt that has succeeded, and what its payment's money does: shares of invoices (minor units), the rest becomes credit."""
+
+    loaded: Loaded
+    reference: str | None
+    shares: Mapping[UUID, int]
+    allocated_minor: int
+    credited_minor: int
+    was_asked: bool
+    """It was learned by asking, not from the answer to the call."""
 
 
 async def create(
@@ -390,3 +434,22 @@ async def settle(uow: UnitOfWork, loaded: Loaded, **changes: Any) -> None:
     if values["evidence"] is not None:
         values["evidence"] = Jsonb(values["evidence"])
     await uow.execute(_SETTLE, values)
+
+
+async def succeed(uow: UnitOfWork, successes: Sequence[Success]) -> None:
+    """Write that the locked attempts have succeeded: with their payments, holds, allocations and methods, in one statement; the claims end.
+
+    No two of them are of one method or one invoice.
+    """
+    shares = [
+        (each.loaded.payment, invoice_id, amount) for each in successes for invoice_id, amount in each.shares.items()
+    ]
+    await uow.execute(_SUCCEED, {
+        "firm_id": uow.firm_id, "now": uow.now,
+        "attempts": [each.loaded.attempt.id for each in successes], "payments": [each.loaded.payment.id for each in successes],
+        "methods": [each.loaded.attempt.method_id for each in successes], "references": [each.reference for each in successes],
+        "captured": [each.loaded.payment.amount_minor for each in successes], "allocated": [each.allocated_minor for each in successes],
+        "credited": [each.credited_minor for each in successes], "checked": [int(each.was_asked) for each in successes],
+        "share_payments": [payment.id for payment, _, _ in shares], "share_invoices": [invoice_id for _, invoice_id, _ in shares],
+        "share_currencies": [payment.currency_code for payment, _, _ in shares], "share_amounts": [amount for _, _, amount in shares],
+    })  # fmt: skip

@@ -46,7 +46,7 @@ class CheckoutCalls(Wire):
 
     def plain_page(self, account: ProviderAccount) -> str:
         """The page itself, which shows what has become of it. The gateway puts in its id."""
-        return str(self._client.base_url.join("/checkout/")) + "{CHECKOUT_SESSION_ID}"
+        return self._client.base_url + "/checkout/{CHECKOUT_SESSION_ID}"
 
     async def expire_checkout(self, account: ProviderAccount, reference: str) -> CheckoutDetails:
         try:

@@ -46,7 +46,6 @@ class Wire:
             base_url,
             max_connections=MAX_CONNECTIONS,
             connect_timeout=connect_timeout,
-            total_timeout=total_timeout,
         )
 
     def check(self, account: ProviderAccount) -> None:

@@ -52,9 +52,7 @@ class _Transport(stripe.HTTPClient):
     def __init__(self, connect_timeout: float, total_timeout: float) -> None:
         super().__init__()
         self._total_timeout = total_timeout
-        self._client = http.new_client(
-            "", max_connections=MAX_CONNECTIONS, connect_timeout=connect_timeout, total_timeout=total_timeout
-        )
+        self._client = http.new_client("", max_connections=MAX_CONNECTIONS, connect_timeout=connect_timeout)
 
     async def request_async(
         self, method: str, url: str, headers: Mapping[str, str] | None, post_data: Any = None

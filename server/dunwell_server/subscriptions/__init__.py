@@ -1,0 +1,1 @@
+"""What clients subscribe to, and the coupons that take something off it."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from uuid import UUID
 
+from dunwell_server.billing.model.credit import CreditKind, CreditSource, CreditUseKind, NewCredit
+from dunwell_server.billing.service import credit
 from dunwell_server.billing.service.disputes import DisputeChange, apply_disputes
 from dunwell_server.disputes import ledger_rules, store
 from dunwell_server.disputes.model import Dispute, DisputeKind, DisputeState, Settled, Spread, next_state, said, spread
@@ -187,6 +189,10 @@ async def _lose(case: _Case, theirs: ProviderDispute) -> _Case:
     version = await store.update(uow, dispute)
     await store.allocate(uow, dispute, list(parts.invoices))
     await post(uow, [ledger_rules.lost(dispute, _owed_again(case, parts), _recovered(case, parts), version)])
+    await credit.take(
+        uow, dispute.client_id, dispute.currency_code, parts.credit_minor, CreditUseKind.CHARGED_BACK, (CreditSource.DISPUTE, dispute.id),
+        first=payment.id,
+    )  # fmt: skip
     await disputed.note_dispute(uow, payment.id, opened=-1, charged_back=taken)
     await apply_disputes(uow, _changes(case, parts.invoices, opened=-1, lost=1))
     case = replace(case, dispute=dispute)
@@ -202,6 +208,9 @@ async def _unlose(case: _Case) -> _Case:
     reopened = replace(dispute, state=DisputeState.UNDER_REVIEW, charged_back_minor=0, credit_minor=0, loss_minor=0)
     version = await store.update(uow, reopened)
     await post(uow, [ledger_rules.unlost(dispute, _owed_again(case, taken), _recovered(case, taken), version)])
+    await credit.add(uow, [NewCredit(
+        dispute.client_id, dispute.currency_code, CreditKind.DISPUTE_ADJUSTMENT, dispute.credit_minor, CreditSource.DISPUTE, dispute.id
+    )])  # fmt: skip
     await store.allocate(uow, dispute, [Settled(part.invoice_id, 0) for part in parts])
     await disputed.note_dispute(uow, case.payment.id, opened=1, charged_back=-dispute.charged_back_minor)
     await apply_disputes(uow, _changes(case, parts, opened=1, lost=-1, sign=-1))

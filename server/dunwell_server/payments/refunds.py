@@ -7,7 +7,7 @@ asking has come, as an attempt's state does. The books move when it succeeds, an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
@@ -61,7 +61,8 @@ MADE_AT_PROVIDER: Final = "MADE_AT_PROVIDER"
 class Refund:
     """Money sent back from one payment, in minor units of its currency. `lease_until` is machine time, all other times firm time.
 
-    Once it has succeeded, `amount_minor` = `from_credit_minor` + its allocations to invoices + `uncovered_minor`.
+    Once it has succeeded, `amount_minor` = `from_payable_minor` (what credit notes had promised to pay back) + `from_credit_minor` + its
+    allocations to invoices + `uncovered_minor`.
     """
 
     id: UUID
@@ -72,6 +73,7 @@ class Refund:
     currency_code: str
     amount_minor: int
     from_credit_minor: int
+    from_payable_minor: int
     uncovered_minor: int
     destination: Destination
     reason: str | None
@@ -150,7 +152,8 @@ def refund_id_of_key(key: str | None) -> UUID | None:
 @dataclass(frozen=True, slots=True)
 class Left:
     """What is left of a payment. `settled`: of each invoice, the newest allocation first; `credit`: of what it left as client credit, as far as
-    the client still has it. `returned` is refunded and charged back; `reserved` is asked back and not back yet.
+    the client still has it; `promised`: what credit notes of its invoices promised to pay back, by note. `returned` is refunded and charged back;
+    `reserved` is asked back and not back yet.
     """
 
     captured: int
@@ -158,13 +161,14 @@ class Left:
     reserved: int
     credit: int
     settled: Sequence[tuple[UUID, int]]
+    promised: Sequence[tuple[UUID, int]] = ()
 
     def refundable(self, destination: Destination) -> int:
         """The most that a new refund may take.
 
         What has become client credit is credit already, so a refund to credit takes settled money only; what is reserved takes credit first.
         """
-        settled = sum(amount for _, amount in self.settled)
+        settled = sum(amount for _, amount in (*self.settled, *self.promised))
         reachable = settled + self.credit - self.reserved
         if destination is Destination.CREDIT:
             reachable = settled - max(0, self.reserved - self.credit)
@@ -177,25 +181,33 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """What a refund is taken from. `uncovered` is money that neither credit nor invoices can give back: zero, unless the client has used up
+    """What a refund is taken from: `promises` by credit note, `parts` by invoice. `uncovered` is money that neither credit nor invoices can give back: zero, unless the client has used up
     its credit while the refund was on its way."""
 
     from_credit: int
     parts: dict[UUID, int]
     uncovered: int
+    promises: dict[UUID, int] = field(default_factory=dict)
 
 
 def spread(amount: int, left: Left, destination: Destination) -> Spread:
-    """Take `amount` first of the client credit that the payment left, then of its invoices, the newest allocation first."""
-    from_credit = 0 if destination is Destination.CREDIT else min(amount, left.credit)
-    rest = amount - from_credit
+    """Take `amount` first of what credit notes promised to pay back, then of the client credit that the payment left, then of its invoices, the
+    newest allocation first."""
+    promises, rest = _fill(amount, left.promised)
+    from_credit = 0 if destination is Destination.CREDIT else min(rest, left.credit)
+    parts, rest = _fill(rest - from_credit, left.settled)
+    return Spread(from_credit, parts, rest, promises)
+
+
+def _fill(amount: int, places: Sequence[tuple[UUID, int]]) -> tuple[dict[UUID, int], int]:
+    """Take `amount` from the places in their order; what each gives, and what none had."""
     parts: dict[UUID, int] = {}
-    for invoice_id, available in left.settled:
-        share = min(rest, available)
+    for place, available in places:
+        share = min(amount, available)
         if share > 0:
-            parts[invoice_id] = share
-            rest -= share
-    return Spread(from_credit, parts, rest)
+            parts[place] = share
+            amount -= share
+    return parts, amount
 
 
 # What evidence does ------------------------------------------------------------------------------------------------------

@@ -271,6 +271,7 @@ refund = tenant_table(
     currency(),
     minor("amount_minor"),
     minor("from_credit_minor", zero=True),
+    minor("from_payable_minor", zero=True),
     minor("uncovered_minor", zero=True),
     Column("destination", Text, nullable=False),
     optional("reason"),
@@ -303,7 +304,11 @@ refund = tenant_table(
     one_of("state", *REFUND_STATES),
     one_of("send_state", "CREATED", "SENT", "NOT_SENT", "UNKNOWN", "ANSWERED"),
     one_of("destination", "PAYMENT_METHOD", "CREDIT", "MANUAL"),
-    CheckConstraint("amount_minor > 0 AND from_credit_minor >= 0 AND uncovered_minor >= 0 AND from_credit_minor + uncovered_minor <= amount_minor", name="amount"),
+    CheckConstraint(
+        "amount_minor > 0 AND from_credit_minor >= 0 AND from_payable_minor >= 0 AND uncovered_minor >= 0"
+        " AND from_credit_minor + from_payable_minor + uncovered_minor <= amount_minor",
+        name="amount",
+    ),
     CheckConstraint("idempotency_key = 'v1:refund:' || id::text", name="key"),
     CheckConstraint("send_state <> 'SENT' OR lease_until IS NOT NULL OR state <> 'PROCESSING'", name="sent"),
     reference("payment_id", "payment", ("currency_code", "currency_code")),

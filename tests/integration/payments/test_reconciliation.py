@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from dunwell_server.billing.model import InvoiceState
+from dunwell_server.billing.service import credit
 from dunwell_server.inbox.ports import NotYet, Origin
 from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.kernel.money import Money
@@ -196,6 +197,7 @@ async def test_a_slot_whose_money_was_adopted_before_its_invoice_was_back_is_nev
         await post(uow, [rules.payment_received(
             payment_id, client.id, "USD", "sandbox", settled=0, recovered=0, credited=12000,
         )])  # fmt: skip
+        await credit.add(uow, [credit.excess(payment_id, client.id, "USD", 12000)])
         await record(uow, Change(Category.PAYMENT, "payment_recorded", "payment", payment_id, "payment.succeeded"))
     await world.advance(world.now + timedelta(days=2))
     found = await world.invoice_now(invoice.id)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from dunwell_server.billing.model.credit import CreditSource, CreditUseKind
+from dunwell_server.billing.service.credit import take
 from dunwell_server.kernel.errors import Reason
 from dunwell_server.ledger.model import Account, Entry, Posting
 from dunwell_server.ledger.service import post
@@ -28,6 +30,8 @@ async def test_credit_that_was_used_up_meanwhile_is_not_overdrawn(world: World) 
         await post(uow, [Posting("client", client.id, "spent", [
             Entry(Account.CLIENT_CREDIT, 3000, "USD", client.id), Entry(Account.REVENUE, -3000, "USD"),
         ])])  # fmt: skip
+        lost = (CreditSource.DISPUTE, client.id)
+        assert await take(uow, client.id, "USD", 3000, CreditUseKind.CHARGED_BACK, lost) == 3000
         await uow.execute("UPDATE refund SET lease_until = now() - interval '1 s' WHERE firm_id = %s", (world.firm_id,))
     error = await refused(refunds.ask(paid.payment.id, 1000))
     assert (error.reason, error.metadata["refundable_minor"]) == (Reason.REFUND_EXCEEDS_PAYMENT, "0")

@@ -11,10 +11,11 @@ from uuid import UUID, uuid4
 
 from dunwell_server.billing.lines import LineInput
 from dunwell_server.billing.model import AutopayCadence, Client, Invoice
-from dunwell_server.billing.ports import CollectionPlanner
+from dunwell_server.billing.ports import CollectionPlanner, TaxCalculator
 from dunwell_server.billing.service.clients import NewClient, create_client
 from dunwell_server.billing.service.collection import lock_invoices
 from dunwell_server.billing.service.invoices import NewInvoice, create_invoice
+from dunwell_server.billing.service.tax_rates import TableTaxCalculator
 from dunwell_server.kernel.ids import Prefix, encode, uuid7
 from dunwell_server.payments.jobs import (
     AttemptsHandler,
@@ -50,6 +51,7 @@ def new_bus() -> Bus:
     """The bus as bootstrap fills it for billing and payments."""
     bus = Bus()
     bus.provide(CollectionPlanner, Planner())  # type: ignore[type-abstract]
+    bus.provide(TaxCalculator, TableTaxCalculator())  # type: ignore[type-abstract]
     reactions.subscribe(bus)
     return bus
 

@@ -103,6 +103,7 @@ def refund_message(view: RefundView, firm_text: str) -> refund_pb2.Refund:
         note=refund.note or "",
         allocations=[_allocation(part, currency) for part in view.allocations],
         amount_from_credit=money_message(Money(currency, refund.from_credit_minor)),
+        amount_from_credit_notes=money_message(Money(currency, refund.from_payable_minor)),
         reopen_invoice=refund.reopen_invoice,
         provider=refund.provider,
         provider_reference=refund.provider_reference or "",

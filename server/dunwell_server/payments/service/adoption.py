@@ -11,6 +11,7 @@ from typing import Final
 from uuid import UUID
 
 from dunwell_server.billing.model import Invoice
+from dunwell_server.billing.service import credit
 from dunwell_server.billing.service.collection import apply_money, lock_invoices
 from dunwell_server.kernel.ids import Prefix, derive_uuid, encode
 from dunwell_server.ledger import rules
@@ -168,6 +169,7 @@ async def _receive(uow: UnitOfWork, account: ProviderAccount, theirs: Theirs, ho
         payment_id, home.client_id, theirs.currency_code, account.provider, settled=sum(each.settled for each in applied),
         recovered=sum(each.recovered for each in applied), credited=credited,
     )])  # fmt: skip
+    await credit.add(uow, [credit.excess(payment_id, home.client_id, theirs.currency_code, credited)])
     metadata = {
         "client_id": encode(Prefix.CLIENT, home.client_id), "amount_minor": theirs.amount_minor, "currency_code": theirs.currency_code,
         "kind": PaymentKind.ADOPTED.value, "provider": account.provider, "provider_reference": theirs.reference, "credited_minor": credited,

@@ -7,6 +7,7 @@ from datetime import date
 from uuid import UUID
 
 from dunwell_server.billing.model import Invoice
+from dunwell_server.billing.service import credit
 from dunwell_server.billing.service.clients import get_client
 from dunwell_server.billing.service.collection import AppliedMoney, apply_money, lock_invoices
 from dunwell_server.kernel.calendar import local_date
@@ -65,6 +66,7 @@ async def record_manual(
         manual_reference=reference or None, received_date=received_date or today,
     ))  # fmt: skip
     await _post(uow, payment_id, client_id, currency_code, applied, credited)
+    await credit.add(uow, [credit.excess(payment_id, client_id, currency_code, credited, ahead=not invoices)])
     await record(uow, _told(payment_id, client_id, method, amount_minor, currency_code, parts))
     payment = await payments.get(uow, payment_id)
     assert payment is not None

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from dunwell_server.billing.events import AmountDueChanged, InvoicesClosed, InvoicesClosing, InvoicesFinalized
+from dunwell_server.billing.events import (
+    AmountDueChanged,
+    CreditPlanning,
+    InvoicesClosed,
+    InvoicesClosing,
+    InvoicesFinalized,
+)
 from dunwell_server.billing.model import AutopayStatus, Invoice
 from dunwell_server.billing.service.collection import set_collection
 from dunwell_server.kernel.errors import DunwellError, Reason
@@ -27,6 +33,7 @@ def subscribe(bus: Bus) -> None:
     bus.subscribe(InvoicesFinalized, on_finalized)
     bus.subscribe(AmountDueChanged, on_amount_due_changed)
     bus.subscribe(InvoicesClosing, on_closing)
+    bus.subscribe(CreditPlanning, on_credit_planning)
     bus.subscribe(InvoicesClosed, on_closed)
 
 
@@ -44,10 +51,18 @@ async def on_amount_due_changed(uow: UnitOfWork, event: AmountDueChanged) -> Non
 
 
 async def on_closing(uow: UnitOfWork, event: InvoicesClosing) -> None:
-    """Refuse to void or write off while money may still come: COLLECTION_IN_PROGRESS."""
-    busy = await scheduling.being_collected(uow, [invoice.id for invoice in event.invoices])
+    """Refuse while money may still come, and to give money back that a refund is about to: COLLECTION_IN_PROGRESS."""
+    ids = [invoice.id for invoice in event.invoices]
+    busy = await scheduling.being_collected(uow, ids)
+    if busy is None and event.verb == "give_back":
+        busy = await scheduling.being_refunded(uow, ids)
     if busy is not None:
         raise in_progress(*busy)
+
+
+async def on_credit_planning(uow: UnitOfWork, event: CreditPlanning) -> None:
+    """Money that is asked back is not spent meanwhile."""
+    event.reserved.update(await scheduling.asked_back(uow, event.payments))
 
 
 async def on_closed(uow: UnitOfWork, event: InvoicesClosed) -> None:

@@ -11,8 +11,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from dunwell_server.billing.model.credit import CreditKind, CreditSource, CreditUseKind, NewCredit
+from dunwell_server.billing.service import credit
 from dunwell_server.billing.service.collection import lock_invoices
-from dunwell_server.billing.service.credit_notes import apply_refund, issue_notes
+from dunwell_server.billing.service.credit_notes import apply_refund, issue_notes, pay_out
 from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.kernel.ids import Prefix, encode
 from dunwell_server.ledger import rules
@@ -144,16 +146,24 @@ async def _succeeded(case: _Case, reference: str | None, *, came_back: bool) -> 
     state = RefundState.FAILED if came_back else RefundState.SUCCEEDED
     await case.settle(
         state=state.value, send_state=SendState.ANSWERED.value, reference=reference, from_credit=taken.from_credit,
+        from_payable=sum(taken.promises.values()),
         uncovered=taken.uncovered, refunded=refund.amount_minor, released=case.released, succeed_time=now, finish_time=now,
         came_back=came_back, failure_code=refund.failure_code if came_back else None, needs_person=False,
     )  # fmt: skip
     notes = [each.note for each in refunded if each.note is not None]
     await post(uow, [rules.refunded(
-        refund.id, refund.client_id, refund.currency_code, payable=sum(note.amount_minor for note in notes),
+        refund.id, refund.client_id, refund.currency_code, payable=sum(note.amount_minor for note in notes) + sum(taken.promises.values()),
         reopened=sum(each.reopened for each in refunded), given_up=sum(each.given_up for each in refunded) + taken.uncovered,
         from_credit=taken.from_credit, kept=refund.destination is Destination.CREDIT,
         provider=MANUAL_PROVIDER if refund.destination is Destination.MANUAL else refund.provider,
     )])  # fmt: skip
+    await credit.take(
+        uow, refund.client_id, refund.currency_code, taken.from_credit, CreditUseKind.REFUNDED, (CreditSource.REFUND, refund.id),
+        first=refund.payment_id, only=True,
+    )  # fmt: skip
+    if refund.destination is Destination.CREDIT:
+        await _keep(case)
+    await pay_out(uow, refund.id, taken.promises)
     if refund.reopen_invoice:
         # Nobody is charged again for what was just sent back: the invoice leaves autopay, until it is enrolled by name.
         await reactions.stop(
@@ -162,7 +172,7 @@ async def _succeeded(case: _Case, reference: str | None, *, came_back: bool) -> 
     parts = {encode(Prefix.INVOICE, invoice_id): amount for invoice_id, amount in taken.parts.items()}
     await case.tell(
         "refund_succeeded", "refund.succeeded", Severity.CRITICAL if taken.uncovered else Severity.INFO, provider_reference=reference,
-        from_credit_minor=taken.from_credit, uncovered_minor=taken.uncovered, allocations=parts, reopen_invoice=refund.reopen_invoice,
+        from_credit_minor=taken.from_credit, from_payable_minor=sum(taken.promises.values()), uncovered_minor=taken.uncovered, allocations=parts, reopen_invoice=refund.reopen_invoice,
     )  # fmt: skip
     if came_back:
         await _post_return(case, refund.failure_code)
@@ -184,7 +194,16 @@ async def _post_return(case: _Case, code: str | None) -> None:
     await post(case.uow, [rules.refund_came_back(
         refund.id, refund.client_id, refund.currency_code, refund.provider, refund.amount_minor
     )])  # fmt: skip
+    await _keep(case)
     await case.tell("refund_failed", "refund.failed", Severity.WARNING, failure_code=code, failed_after_success=True)
+
+
+async def _keep(case: _Case) -> None:
+    """The refund's money stays with the firm as the client's credit."""
+    refund = case.refund
+    await credit.add(case.uow, [NewCredit(
+        refund.client_id, refund.currency_code, CreditKind.REFUND_TO_CREDIT, refund.amount_minor, CreditSource.REFUND, refund.id
+    )])  # fmt: skip
 
 
 async def fail(uow: UnitOfWork, refund: Refund, evidence: Failed, source: Source) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 from uuid import UUID
 
+from dunwell_server.billing.model.credit import MONEY
 from dunwell_server.platform.database import UnitOfWork
 
 Row = dict[str, Any]
@@ -27,8 +28,8 @@ FROM payment WHERE firm_id = %(firm_id)s AND id = %(id)s FOR NO KEY UPDATE
 """
 _SETTLED: Final = """
 SELECT l.invoice_id,
-       l.amount_minor - coalesce(r.amount, 0) - coalesce(d.amount, 0) AS amount_minor
-FROM payment_allocation l
+       least(l.amount_minor - coalesce(r.amount, 0) - coalesce(d.amount, 0), i.amount_paid)::bigint AS amount_minor
+FROM payment_allocation l JOIN invoice i ON i.firm_id = l.firm_id AND i.id = l.invoice_id
 LEFT JOIN LATERAL (
     SELECT sum(ra.amount_minor) AS amount FROM refund f JOIN refund_allocation ra ON ra.firm_id = f.firm_id AND ra.refund_id = f.id
     WHERE f.firm_id = l.firm_id AND f.payment_id = l.payment_id AND ra.invoice_id = l.invoice_id
@@ -41,7 +42,8 @@ WHERE l.firm_id = %(firm_id)s AND l.payment_id = %(id)s
 ORDER BY l.create_time DESC, l.invoice_id
 """
 _CREDIT: Final = """
-SELECT credit_minor FROM client_balance WHERE firm_id = %(firm_id)s AND client_id = %(client_id)s AND currency_code = %(currency)s
+SELECT sum(remaining_minor)::bigint FROM credit_entry
+WHERE firm_id = %(firm_id)s AND client_id = %(client_id)s AND currency_code = %(currency)s AND remaining_minor > 0 AND kind = ANY(%(kinds)s)
 """
 _RECORD: Final = """
 UPDATE payment SET open_disputes = open_disputes + %(opened)s, charged_back_minor = charged_back_minor + %(charged_back)s,
@@ -78,8 +80,9 @@ async def settled(uow: UnitOfWork, payment_id: UUID) -> list[Row]:
 
 
 async def client_credit(uow: UnitOfWork, client_id: UUID, currency: str) -> int:
-    """The credit that the firm holds for the client."""
-    values = {"firm_id": uow.firm_id, "client_id": client_id, "currency": currency}
+    """The credit that the firm holds for the client, as far as the client has paid for it."""
+    kinds = [kind.value for kind in MONEY]
+    values = {"firm_id": uow.firm_id, "client_id": client_id, "currency": currency, "kinds": kinds}
     return await uow.fetch_value(_CREDIT, values) or 0
 
 

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
+from dunwell_server.billing.service import credit_notes
 from dunwell_server.payments.model import Payment
 from dunwell_server.payments.refunds import Destination, Left, Refund, RefundClaim, RefundState, SendState
 from dunwell_server.payments.store.methods import ProviderAccount
@@ -32,9 +33,8 @@ SELECT {columns(PAYMENT_COLUMNS, "p", "p_")},
                 (SELECT a.provider_reference FROM attempt a WHERE a.firm_id = p.firm_id AND a.id = p.late_attempt_id),
                 (SELECT a.provider_reference FROM attempt a WHERE a.firm_id = p.firm_id AND a.payment_id = p.id AND a.state = 'SUCCEEDED'))
            AS reference,
-       coalesce((SELECT sum(r.from_credit_minor) FROM refund r WHERE r.firm_id = p.firm_id AND r.payment_id = p.id), 0)::bigint AS from_credit,
-       coalesce((SELECT b.credit_minor FROM client_balance b WHERE b.firm_id = p.firm_id AND b.client_id = p.client_id
-                 AND b.currency_code = p.currency_code), 0) AS balance
+       coalesce((SELECT e.remaining_minor FROM credit_entry e WHERE e.firm_id = p.firm_id AND e.source_type = 'payment' AND e.source_id = p.id), 0)
+           AS credit
 FROM payment p WHERE p.firm_id = %(firm_id)s AND p.id = %(payment_id)s FOR NO KEY UPDATE OF p
 """
 _SETTLED = """
@@ -63,7 +63,7 @@ _SETTLE = """
 WITH r AS (
     UPDATE refund SET state = %(state)s, send_state = %(send_state)s, provider_reference = coalesce(provider_reference, %(reference)s),
         failure_code = %(failure_code)s, failed_after_success = failed_after_success OR %(came_back)s, from_credit_minor = %(from_credit)s,
-        uncovered_minor = %(uncovered)s, evidence = coalesce(%(evidence)s, evidence), check_count = check_count + %(checked)s,
+        from_payable_minor = %(from_payable)s, uncovered_minor = %(uncovered)s, evidence = coalesce(%(evidence)s, evidence), check_count = check_count + %(checked)s,
         next_check_time = %(next_check_time)s, needs_person = %(needs_person)s, unknown_time = coalesce(unknown_time, %(unknown_time)s),
         succeed_time = coalesce(succeed_time, %(succeed_time)s), finish_time = coalesce(%(finish_time)s, finish_time),
         owner = NULL, lease_until = NULL, version = version + 1, update_time = %(now)s
@@ -234,10 +234,11 @@ async def load_payment(uow: UnitOfWork, payment_id: UUID) -> LoadedPayment:
         raise LookupError(f"payment {payment_id} is gone")
     payment = build(Payment, row, "p_")
     settled = [(each["invoice_id"], each["amount"]) for each in await uow.fetch_all(_SETTLED, values)]
+    promised = await credit_notes.promised(uow, [invoice_id for invoice_id, _ in settled])
     left = Left(
         captured=payment.captured_minor, returned=payment.refunded_minor + payment.charged_back_minor,
-        reserved=payment.refund_pending_minor, credit=max(0, min(payment.credited_minor - row["from_credit"], row["balance"])),
-        settled=settled,
+        reserved=payment.refund_pending_minor, credit=row["credit"],
+        settled=settled, promised=[(each.note_id, each.amount_minor) for each in promised],
     )  # fmt: skip
     return LoadedPayment(payment, row["reference"], left)
 
@@ -269,7 +270,7 @@ async def settle(uow: UnitOfWork, refund: Refund, **changes: Any) -> None:
     """Write what evidence does to a refund and its payment, in one statement; the claim ends. What is not named stays, or is cleared."""
     values: dict[str, Any] = {
         **_NOTHING, "firm_id": uow.firm_id, "now": uow.now, "id": refund.id, "payment_id": refund.payment_id, "state": refund.state.value,
-        "send_state": refund.send_state.value, "failure_code": refund.failure_code, "from_credit": refund.from_credit_minor,
+        "send_state": refund.send_state.value, "failure_code": refund.failure_code, "from_credit": refund.from_credit_minor, "from_payable": refund.from_payable_minor,
         "uncovered": refund.uncovered_minor, "needs_person": refund.needs_person,
     }  # fmt: skip
     unexpected = changes.keys() - values.keys()

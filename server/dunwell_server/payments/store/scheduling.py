@@ -34,6 +34,14 @@ WHERE p.firm_id = %(firm_id)s AND p.invoice_id = ANY(%(invoices)s)
   AND a.state IN ('CREATED', 'SENT', 'REQUIRES_ACTION', 'PENDING', 'NOT_SENT', 'UNKNOWN')
 LIMIT 1
 """
+_OPEN_REFUND = """
+SELECT l.invoice_id, p.id FROM payment_allocation l JOIN payment p ON p.firm_id = l.firm_id AND p.id = l.payment_id
+WHERE l.firm_id = %(firm_id)s AND l.invoice_id = ANY(%(invoices)s) AND p.refund_pending_minor > 0
+LIMIT 1
+"""
+_ASKED_BACK = """
+SELECT id, refund_pending_minor FROM payment WHERE firm_id = %(firm_id)s AND id = ANY(%(payments)s) AND refund_pending_minor > 0
+"""
 
 
 async def lock_client(uow: UnitOfWork, client_id: UUID) -> None:
@@ -71,6 +79,18 @@ async def being_collected(uow: UnitOfWork, invoices: Sequence[UUID]) -> tuple[UU
     """An invoice among these that is being collected, and the payment that does it; None: there is none."""
     row = await uow.fetch_one(_OPEN_ATTEMPT, {"firm_id": uow.firm_id, "invoices": list(invoices)})
     return (row["invoice_id"], row["id"]) if row else None
+
+
+async def being_refunded(uow: UnitOfWork, invoices: Sequence[UUID]) -> tuple[UUID, UUID] | None:
+    """An invoice among these of whose payments one is asked back and not back yet, and that payment; None: there is none."""
+    row = await uow.fetch_one(_OPEN_REFUND, {"firm_id": uow.firm_id, "invoices": list(invoices)})
+    return (row["invoice_id"], row["id"]) if row else None
+
+
+async def asked_back(uow: UnitOfWork, payments: Sequence[UUID]) -> dict[UUID, int]:
+    """How much of each of these payments is asked back and not back yet, in minor units; those of which nothing is are missing."""
+    rows = await uow.fetch_all(_ASKED_BACK, {"firm_id": uow.firm_id, "payments": list(payments)})
+    return {row["id"]: row["refund_pending_minor"] for row in rows}
 
 
 async def _ids(uow: UnitOfWork, statement: str, **params: object) -> list[UUID]:

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
 from itertools import pairwise
 from typing import Final
 
-from dunwell_server.kernel.calendar import days_in_month
+from dunwell_server.kernel.calendar import Interval, days_in_month, local_instant, period_edge
 from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.kernel.money import exact_minor, exponent, fraction_of_exact, round_ratio
 
@@ -43,7 +43,8 @@ class DayCount(StrEnum):
     """ACTUAL counts calendar time. FIXED_30 takes every month as 30 days.
 
     Under FIXED_30 a 31st counts nothing, February's last day counts up to the 30th, and a period of k months is 30·k
-    days whatever its anchor. Periods that are not whole months (weeks) are counted as ACTUAL.
+    days whatever its anchor. Periods that are not whole months (weeks) are counted as ACTUAL. Instants are read on their
+    own clock: give them in the firm's zone.
     """
 
     ACTUAL = "ACTUAL"
@@ -100,6 +101,80 @@ def change_edge(day: date, policy: ProrationPolicy = DEFAULT_POLICY) -> date:
     A change at an instant (unit SECOND) takes effect at that instant under either rule.
     """
     return day + _DAY if policy.change_day is ChangeDay.KEEP_OLD and not isinstance(day, datetime) else day
+
+
+@dataclass(frozen=True, slots=True)
+class PriceChange:
+    """What a change of price in the middle of a full period is about.
+
+    The old price is kept for [period start, `edge`) and given back for `unused`; the new one is charged for `charged` of
+    the full period `charged_period`. `anchor` is where billing periods are laid out from afterwards. `unused` and
+    `charged` are empty ranges where the change takes effect at the period's end under KEEP.
+    """
+
+    edge: date
+    unused: Range
+    charged: Range
+    charged_period: Range
+    anchor: date
+
+
+def price_change(
+    at: date,
+    period: Range,
+    interval: Interval,
+    policy: ProrationPolicy = DEFAULT_POLICY,
+    *,
+    anchor: date | None = None,
+    zone: tzinfo = UTC,
+) -> PriceChange:
+    """The parts of a change of price at `at`, within the full `period` of an `interval`; a day, or an instant under SECOND.
+
+    `anchor` is the anchor so far (None: the period's start). KEEP: it stays, and the rest of the period changes price.
+    RESET: a new full period begins at the edge, counted in `zone`'s calendar, and is charged whole. PERIOD_INVALID outside
+    the period, TypeError as `part_ratio`.
+    """
+    if policy.unit is ProrationUnit.DAY and isinstance(at, datetime):
+        raise TypeError("prorating by days takes civil dates of the firm's zone, not instants")
+    if isinstance(at, datetime) is not isinstance(period[0], datetime):
+        raise TypeError("a change and its full period are both dates or both instants")
+    if not period[0] <= at < period[1]:
+        raise _invalid("a change of price lies within the full period")
+    edge = change_edge(at, policy)
+    rest = (edge, period[1])
+    if policy.anchor is AnchorPolicy.KEEP:
+        return PriceChange(edge, rest, rest, period, period[0] if anchor is None else anchor)
+    anew = (edge, _one_interval_after(edge, interval, zone))
+    return PriceChange(edge, rest, anew, anew, edge)
+
+
+def change_amounts(
+    change: PriceChange,
+    period: Range,
+    charged: int,
+    credited_before: int,
+    price: Decimal,
+    quantity: Decimal,
+    currency: str,
+    policy: ProrationPolicy = DEFAULT_POLICY,
+    *,
+    charged_part: Range | None = None,
+) -> tuple[int, int]:
+    """(credit, charge) of a change of price, both minor units and not negative; the client owes their difference.
+
+    `charged`, `credited_before`, `period` and `charged_part` are about the old price, as in `unused_credit`; `price` (major
+    units of `currency`) × `quantity` is the new price of a full period. Each is rounded once.
+    """
+    credit = unused_credit(charged, credited_before, change.unused, period, policy, charged_part=charged_part)
+    return credit, prorate(price, quantity, change.charged, change.charged_period, currency, policy)
+
+
+def _one_interval_after(edge: date, interval: Interval, zone: tzinfo) -> date:
+    """The end of the full period that begins at the edge: the same day of month, and for instants the same local time."""
+    if not isinstance(edge, datetime):
+        return period_edge(edge, interval, 1)
+    local = edge.astimezone(zone)
+    return local_instant(period_edge(local.date(), interval, 1), local.timetz().replace(tzinfo=None), zone)
 
 
 def _invalid(message: str) -> DunwellError:

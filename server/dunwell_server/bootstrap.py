@@ -19,19 +19,25 @@ from dunwell.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
 from dunwell.v1.billing_service_pb2_grpc import add_BillingServiceServicer_to_server
 from dunwell.v1.payment_service_pb2_grpc import add_PaymentServiceServicer_to_server
 from dunwell.v1.provider_event_service_pb2_grpc import add_ProviderEventServiceServicer_to_server
+from dunwell.v1.subscription_service_pb2_grpc import add_SubscriptionServiceServicer_to_server
 from dunwell_server.admin.jobs import ensure_sidecar_key, settle_platform_accounts
+from dunwell_server.admin.rpc.data_exit import ADMIN_LIMITS
 from dunwell_server.admin.rpc.servicer import AdminParts, AdminServicer
 from dunwell_server.admin.service.firms import Installation
 from dunwell_server.admin.service.platform_accounts import PlatformAccount
 from dunwell_server.billing.jobs import PackageRunExecutor
-from dunwell_server.billing.ports import CollectionPlanner
+from dunwell_server.billing.ports import CollectionPlanner, PaymentOptions, TaxCalculator
 from dunwell_server.billing.rpc.messages import present_client, present_invoice
 from dunwell_server.billing.rpc.parts import BillingParts
 from dunwell_server.billing.rpc.runs import planned_invoice
 from dunwell_server.billing.rpc.servicer import BillingServicer
+from dunwell_server.billing.service.credit import expire_credit
 from dunwell_server.billing.service.engagements import end_due_engagements
 from dunwell_server.billing.service.overdue import mark_overdue
-from dunwell_server.billing.store.due import marks_due
+from dunwell_server.billing.service.recognition import recognition_due, recognize
+from dunwell_server.billing.service.renewals import auto_renew_engagements
+from dunwell_server.billing.service.tax_rates import TableTaxCalculator
+from dunwell_server.billing.store.due import marks_due, renewals_due
 from dunwell_server.config import Settings
 from dunwell_server.disputes.notices import DisputeApplier
 from dunwell_server.inbox.jobs.applying import InboxHandler
@@ -64,6 +70,7 @@ from dunwell_server.payments.planning import Planner
 from dunwell_server.payments.rpc import PaymentParts, PaymentServicer, Presenters
 from dunwell_server.payments.service import reactions
 from dunwell_server.payments.service.approvals import Approvals
+from dunwell_server.payments.service.documents import DocumentPayments
 from dunwell_server.payments.service.health import expiring_due, warn_of_expiring
 from dunwell_server.payments.service.queries import collect_next_due
 from dunwell_server.payments.service.reconciliation import something_to_reconcile
@@ -95,6 +102,7 @@ from dunwell_server.scheduler.clock import ClockRunExecutor
 from dunwell_server.scheduler.daily import DailyMarks, DailyRun
 from dunwell_server.scheduler.runs import RunHandler
 from dunwell_server.scheduler.worker import JobWorker
+from dunwell_server.subscriptions.rpc import SubscriptionParts, SubscriptionServicer
 
 ENVIRONMENT_PROVIDERS: Final = ("stripe",)
 """Providers at which the environment may configure an account of the installation."""
@@ -173,8 +181,11 @@ class Application:
     def handlers(self) -> list[WorkHandler]:
         """The handlers of due work that follow firm time, in the order in which they work at one instant."""
         return [
+            # Before the package run, which bills a term that begins today.
+            DailyMarks([auto_renew_engagements], renewals_due, WorkKind.RENEWALS),
             DailyRun(WorkKind.PACKAGES, RunKind.PACKAGES, lambda settings: settings.package_run_time),
-            DailyMarks([mark_overdue, end_due_engagements], marks_due),
+            DailyMarks([mark_overdue, end_due_engagements, expire_credit], marks_due),
+            DailyMarks([recognize], recognition_due, WorkKind.RECOGNITION),
             DailyMarks([warn_of_expiring], expiring_due, WorkKind.METHODS),
             DailyRun(
                 WorkKind.CHARGES,
@@ -248,6 +259,8 @@ class Application:
             add_BillingServiceServicer_to_server,
             BillingServicer(BillingParts(calls, all_firms, Pager(keys.page_token))),
         )
+        subscriptions = SubscriptionServicer(SubscriptionParts(calls, Pager(keys.page_token)))
+        server.add(add_SubscriptionServiceServicer_to_server, subscriptions)
         presenters = Presenters(present_client, present_invoice)
         keeper = MethodKeeper(self.charger.gateways)
         payments = PaymentParts(
@@ -266,7 +279,7 @@ class Application:
             [self.clocks],
             planned_invoice,
         )
-        server.add(add_AdminServiceServicer_to_server, AdminServicer(parts))
+        server.add(add_AdminServiceServicer_to_server, AdminServicer(parts), ADMIN_LIMITS)
         return server
 
 
@@ -282,6 +295,8 @@ def wire(settings: Settings) -> Bus:
     bus = Bus()
     bus.provide(FeatureDefaults, settings.features)
     bus.provide(CollectionPlanner, Planner())  # type: ignore[type-abstract]
+    bus.provide(TaxCalculator, TableTaxCalculator())  # type: ignore[type-abstract]
+    bus.provide(PaymentOptions, DocumentPayments())  # type: ignore[type-abstract]
     bus.provide(ApprovalDesk, Approvals())  # type: ignore[type-abstract]
     reactions.subscribe(bus)
     return bus

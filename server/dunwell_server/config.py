@@ -60,6 +60,10 @@ class Settings(SidecarSettings):
         "DUNWELL_WORKERS", default=1, description="RPC worker processes sharing the port", ge=1, le=256
     )
     jobs: int = env_field("DUNWELL_JOBS", default=1, description="Job worker processes", ge=0, le=256)
+    job_nice: int = env_field(
+        "DUNWELL_JOB_NICE", default=5,
+        description="How much job workers give way to RPC workers on the processor (`nice`); 0: not at all", ge=0, le=19,
+    )  # fmt: skip
     metrics_port: Port = env_field(
         "DUNWELL_METRICS_PORT", default=9464,
         description="First loopback port of Prometheus metrics, one per process; 0 switches them off",

@@ -15,7 +15,13 @@ from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.kernel.ids import Prefix
 from dunwell_server.kernel.money import is_currency
 
-_PREFIXES: Final = {"Client": Prefix.CLIENT, "Engagement": Prefix.ENGAGEMENT, "Invoice": Prefix.INVOICE}
+_PREFIXES: Final = {
+    "Client": Prefix.CLIENT,
+    "Credit": Prefix.CREDIT,
+    "Engagement": Prefix.ENGAGEMENT,
+    "Invoice": Prefix.INVOICE,
+    "TimeEntry": Prefix.TIME_ENTRY,
+}
 
 _ALLOWED: Final[dict[InvoiceState, tuple[str, ...]]] = {
     InvoiceState.DRAFT: ("UpdateInvoice", "FinalizeInvoice", "DeleteInvoice"),
@@ -27,7 +33,7 @@ _ALLOWED: Final[dict[InvoiceState, tuple[str, ...]]] = {
 
 
 def not_found(kind: str, object_id: UUID) -> DunwellError:
-    """No such Client, Engagement or Invoice in this firm; another firm's looks the same."""
+    """No such Client, Engagement, Invoice or TimeEntry in this firm; another firm's looks the same."""
     return DunwellError(
         Reason.RESOURCE_NOT_FOUND, f"No such {kind.lower()}.", resource=(kind, ids.encode(_PREFIXES[kind], object_id))
     )

@@ -8,7 +8,8 @@ from datetime import date, timedelta
 from decimal import Decimal
 from uuid import UUID
 
-from dunwell_server.billing.model import InvoiceLine, LineKind
+from dunwell_server.billing.discounts import DiscountInput
+from dunwell_server.billing.model import STANDARD_TAX_CATEGORY, InvoiceDiscount, InvoiceLine, LineKind
 from dunwell_server.kernel.errors import DunwellError, Reason, field_invalid
 from dunwell_server.kernel.money import check_int64, line_amount
 
@@ -26,6 +27,25 @@ class LineInput:
     period_start: date | None = None
     period_end: date | None = None
     engagement_id: UUID | None = None
+    tax_category: str = STANDARD_TAX_CATEGORY
+    discounts: Sequence[DiscountInput] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PricedLines:
+    """The lines with their discounts and taxes, and the totals, in minor units."""
+
+    lines: tuple[InvoiceLine, ...]
+    discounts: tuple[InvoiceDiscount, ...]
+    subtotal: int
+    discount_total: int
+    tax_total: int
+    tax_included_total: int
+
+    @property
+    def total(self) -> int:
+        """What is owed."""
+        return self.subtotal - self.discount_total + self.tax_total - self.tax_included_total
 
 
 def build_lines(inputs: Sequence[LineInput], currency: str, path: str = "invoice.lines") -> tuple[InvoiceLine, ...]:
@@ -61,6 +81,7 @@ def _line(position: int, line: LineInput, currency: str, path: str) -> InvoiceLi
         line.period_start,
         line.period_end,
         line.engagement_id,
+        tax_category=line.tax_category,
     )
 
 
@@ -70,9 +91,12 @@ def subtotal(lines: Sequence[InvoiceLine], path: str = "invoice.lines") -> int:
 
 
 def earned_and_deferred(lines: Sequence[InvoiceLine]) -> tuple[int, int]:
-    """How much of the lines is revenue when sent, and how much is deferred because it is billed in advance."""
-    deferred = sum(line.amount_minor for line in lines if line.in_advance)
-    return sum(line.amount_minor for line in lines) - deferred, deferred
+    """How much of the lines, net of discounts and tax, is revenue when sent, and how much is deferred.
+
+    Deferred is what is billed in advance for a period; without a period there are no days to earn it in.
+    """
+    deferred = sum(line.net_minor for line in lines if line.in_advance and line.period_start is not None)
+    return sum(line.net_minor for line in lines) - deferred, deferred
 
 
 def due_date(issue_date: date, given: date | None, terms_days: int, path: str = "invoice.due_date") -> date:

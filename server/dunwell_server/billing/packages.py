@@ -26,6 +26,7 @@ from dunwell_server.kernel.calendar import (
     clip,
     day_start,
     period_containing,
+    period_index,
     periods,
 )
 from dunwell_server.kernel.money import check_int64, round_ratio, to_major
@@ -56,6 +57,8 @@ class PackageTerms(Protocol):
     def billing_interval(self) -> str: ...
     @property
     def anchor(self) -> str: ...
+    @property
+    def anchor_day(self) -> int | None: ...
     @property
     def timing(self) -> str: ...
     @property
@@ -103,7 +106,8 @@ def billable_periods(
     if end is not None and end < until:
         until = end
     result: list[BillablePeriod] = []
-    for full in periods(_anchor(engagement, interval), interval, engagement.billed_through_date, until):
+    anchor, anchor_day = _anchor(engagement, interval)
+    for full in periods(anchor, interval, engagement.billed_through_date, until, anchor_day):
         whole = clip(full, engagement.start_date, end)
         if whole is None:
             continue
@@ -152,18 +156,41 @@ def total_of(parts: Sequence[BillablePeriod]) -> int:
     return check_int64(sum(part.amount_minor for part in parts), "total")
 
 
-def next_bill_date(engagement: PackageTerms, billed_through: date, covered: Sequence[Period] = ()) -> date | None:
+def next_bill_date(
+    engagement: PackageTerms, billed_through: date, covered: Sequence[Period] = (), *, as_of: date | None = None
+) -> date | None:
     """The first day on which a run has something to bill, when everything before `billed_through` is billed.
 
-    None: nothing is left. `covered` is the live coverage beyond.
+    None: nothing is left. `covered` is the live coverage beyond. `as_of` is the day up to which time has been billed, where
+    a run has just done that: what is worked until the end of a MIXED engagement is billed on that day, also when its fees are
+    billed long before.
     """
     if engagement.pricing_mode == "HOURLY":
+        return _next_time_date(engagement, billed_through)
+    fee_date = _next_fee_date(engagement, billed_through, covered)
+    end = engagement.end_date
+    if fee_date is not None or engagement.pricing_mode != "MIXED" or end is None or end == engagement.start_date:
+        return fee_date
+    return end if as_of is None or as_of < end else None
+
+
+def _next_time_date(engagement: PackageTerms, billed_through: date) -> date | None:
+    """The end of the first period whose time has not been billed. None where that is not known, or none is left."""
+    start, end = engagement.start_date, engagement.end_date
+    if end is not None and billed_through >= end:
         return None
+    if engagement.billing_interval == "ONE_TIME":
+        return end
+    edge = numbered_period(engagement, max(billed_through, start))[1][1]
+    return edge if end is None else min(edge, end)
+
+
+def _next_fee_date(engagement: PackageTerms, billed_through: date, covered: Sequence[Period]) -> date | None:
     interval = _INTERVALS[engagement.billing_interval]
     in_advance = engagement.timing == "IN_ADVANCE"
     start, end = engagement.start_date, engagement.end_date
     if interval is Interval.ONE_TIME:
-        if billed_through > start or covered:
+        if billed_through > start or covered or end == start:
             return None
         return start if in_advance else end
     begin = billed_through_date(max(billed_through, start), covered)
@@ -171,7 +198,8 @@ def next_bill_date(engagement: PackageTerms, billed_through: date, covered: Sequ
         return None
     if in_advance:
         return begin
-    full = period_containing(_anchor(engagement, interval), interval, begin)
+    anchor, anchor_day = _anchor(engagement, interval)
+    full = period_containing(anchor, interval, begin, anchor_day)
     part = next(_uncovered(clip(full, begin, end), covered))
     return part[1]
 
@@ -191,10 +219,23 @@ def billed_through_date(billed_through: date, covered: Sequence[Period]) -> date
     return billed_through
 
 
-def _anchor(engagement: PackageTerms, interval: Interval) -> date:
-    return (
-        calendar_anchor(interval, engagement.start_date) if engagement.anchor == "CALENDAR" else engagement.start_date
-    )
+def _anchor(engagement: PackageTerms, interval: Interval) -> tuple[date, int | None]:
+    """Where periods are laid out from, and the day of month they aim for where it is not that date's own."""
+    if engagement.anchor == "CALENDAR":
+        return calendar_anchor(interval, engagement.start_date), None
+    return engagement.start_date, engagement.anchor_day
+
+
+def numbered_period(engagement: PackageTerms, day: date) -> tuple[int, Period]:
+    """The full period that a day lies in, and its number, which grows by one from period to period.
+
+    A ONE_TIME fee has one, number 0: the engagement from its start to its end (the end of the calendar, while open-ended).
+    """
+    interval = _INTERVALS[engagement.billing_interval]
+    if interval is Interval.ONE_TIME:
+        return 0, (engagement.start_date, engagement.end_date or date.max)
+    anchor, anchor_day = _anchor(engagement, interval)
+    return period_index(anchor, interval, day, anchor_day), period_containing(anchor, interval, day, anchor_day)
 
 
 def _one_time(engagement: PackageTerms, as_of: date, covered: Sequence[Period]) -> list[BillablePeriod]:
@@ -204,7 +245,7 @@ def _one_time(engagement: PackageTerms, as_of: date, covered: Sequence[Period]) 
     """
     start, end = engagement.start_date, engagement.end_date
     due = start if engagement.timing == "IN_ADVANCE" else end
-    if due is None or due > as_of or covered or engagement.billed_through_date > start:
+    if due is None or due > as_of or covered or engagement.billed_through_date > start or end == start:
         return []
     until = end or start + _DAY
     return [BillablePeriod(start, until, start, until, engagement.fee_minor, False)]
@@ -254,7 +295,8 @@ def _share(fee: int, part: Period, full: Period, policy: ProrationPolicy, zone: 
 
 
 def _instants(period: Period, zone: tzinfo) -> Period:
-    return day_start(period[0], zone), day_start(period[1], zone)
+    """In the firm's zone: months of thirty days are counted on its clock."""
+    return day_start(period[0], zone).astimezone(zone), day_start(period[1], zone).astimezone(zone)
 
 
 def describe(text: str, part: BillablePeriod) -> str:

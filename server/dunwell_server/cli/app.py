@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
+from dunwell_server.cli.options import AsJson, DryRun, OneFirm
 from dunwell_server.cli.problems import USAGE, CommandError, finish, load_settings, run_async
+from dunwell_server.cli.report_app import report_app
 
 app = typer.Typer(
     name="dunwell",
@@ -20,9 +22,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-report_app = typer.Typer(
-    help="Reports for people, as tables, JSON or CSV.", no_args_is_help=True, rich_markup_mode=None
-)
 recover_app = typer.Typer(
     help="After a restore: charge nothing until the providers' record agrees.",
     no_args_is_help=True,
@@ -30,12 +29,6 @@ recover_app = typer.Typer(
 )
 app.add_typer(report_app, name="report")
 app.add_typer(recover_app, name="recover")
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Compute everything, change nothing.")]
-OneFirm = Annotated[
-    str | None, typer.Option("--firm-id", metavar="FIRM", help="Only this firm; otherwise all of them.")
-]
 
 
 def _version(wanted: bool) -> None:
@@ -127,6 +120,44 @@ def process_recurring_charges(dry_run: DryRun = False, firm_id: OneFirm = None, 
     run_async(lambda: bulk.run(RunKind.COLLECTION, dry_run=dry_run, firm_id=firm_id, as_of=None, as_json=as_json))
 
 
+@app.command()
+def document(
+    object_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="OBJECT", help="An invoice, a payment (its receipt), a credit note, or a client (a statement)."
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="Default: a name of its own, here.")
+    ] = None,
+    html: Annotated[bool, typer.Option("--html", help="HTML instead of PDF.")] = False,
+    locale: Annotated[
+        str | None, typer.Option("--locale", metavar="TAG", help="Such as de-AT. Default: the client's.")
+    ] = None,
+    current: Annotated[
+        bool, typer.Option("--current", help="The invoice as it stands now, not as it was issued.")
+    ] = False,
+    start: Annotated[
+        datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], metavar="DATE", help="A statement's first day.")
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], metavar="DATE", help="A statement's last day.")
+    ] = None,
+    firm_id: OneFirm = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write an invoice, a receipt, a credit note or a statement to a file, as the client gets it."""
+    from dunwell_server.cli import document as command
+
+    run_async(
+        lambda: command.document(
+            object_id=object_id, firm_id=firm_id, output=output, html=html, locale=locale, current=current,
+            start=start.date() if start else None, until=until.date() if until else None, as_json=as_json,
+        )
+    )  # fmt: skip
+
+
 @app.command("advance-clock")
 def advance_clock(
     firm_id: Annotated[str, typer.Option("--firm-id", metavar="FIRM", help="The firm, which must be on a test clock.")],
@@ -184,30 +215,54 @@ def reconcile(
     )
 
 
-@report_app.command("payments")
-def report_payments(
-    firm_id: OneFirm = None,
-    since: Annotated[
-        str | None, typer.Option("--since", metavar="TIME", help="From then on. Default: 90 days before the end.")
-    ] = None,
-    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before that. Default: now.")] = None,
-    currency: Annotated[str | None, typer.Option("--currency", metavar="CODE", help="Only this currency.")] = None,
-    provider: Annotated[str | None, typer.Option("--provider", metavar="NAME", help="Only this provider.")] = None,
+@app.command()
+def export(
+    firm_id: Annotated[str, typer.Argument(metavar="FIRM", help="The firm.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Where to; compressed if its name ends in .gz.")
+    ],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
     as_json: AsJson = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print one line per number, for spreadsheets.")] = False,
 ) -> None:
-    """How collection went: failure rates by month, code and provider, what each retry brought in, what is at risk."""
-    from dunwell_server.cli import report as command
+    """Write everything of a firm to a file of JSON Lines, from one snapshot; secrets are left out. It can be imported elsewhere."""
+    from dunwell_server.cli import data_exit
 
+    run_async(lambda: data_exit.export(firm_id, output, overwrite=overwrite, as_json=as_json))
+
+
+@app.command("import")
+def import_firm(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="What `dunwell export` wrote.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Bring an exported firm in, where it must not exist yet; verifies file and books, and leaves the firm suspended."""
+    from dunwell_server.cli import data_exit
+
+    run_async(lambda: data_exit.import_firm(file, as_json=as_json))
+
+
+@app.command("import-records")
+def import_records(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="clients, engagements or invoices.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A CSV file in UTF-8.")],
+    firm_id: Annotated[str, typer.Option("--firm-id", metavar="FIRM", help="The firm.")],
+    dry_run: DryRun = False,
+    skip_invalid: Annotated[
+        bool, typer.Option("--skip-invalid", help="Import the rows that are right although others are wrong.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Create clients, engagements or open invoices from a CSV file, and name every row that is wrong. 1 where one is."""
+    from dunwell_server.billing.importing import RecordKind
+    from dunwell_server.cli import data_exit
+
+    if kind.upper() not in RecordKind.__members__:
+        finish(lambda: _refuse(f"KIND is one of {', '.join(each.value.lower() for each in RecordKind)}"))
     run_async(
-        lambda: command.payments(
-            firm_id=firm_id,
-            since=since,
-            until=until,
-            currency=currency,
-            provider=provider,
-            as_json=as_json,
-            as_csv=as_csv,
+        lambda: data_exit.records(
+            RecordKind[kind.upper()], file, firm_id=firm_id, dry_run=dry_run, skip_invalid=skip_invalid, as_json=as_json
         )
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
@@ -47,6 +48,7 @@ def rpc_worker(settings: Settings, index: int) -> int:
 def job_worker(settings: Settings, index: int) -> int:
     """Do due work until SIGTERM or SIGINT."""
     die_with_supervisor()
+    _give_way(settings.job_nice)
     name = f"job-{index}"
     _configure(settings, name)
 
@@ -84,6 +86,12 @@ def sandbox_gateway(port: int, book: Path, webhook_url: str | None = None, publi
     if public_url is not None:
         arguments += ["--public-url", public_url]
     return sandbox_main(arguments)
+
+
+def _give_way(nice: int) -> None:
+    """Let processes that somebody waits for go first; where the system knows no priorities, nothing changes."""
+    if nice and hasattr(os, "nice"):
+        os.nice(nice)
 
 
 def _configure(settings: Settings, name: str) -> None:

@@ -52,6 +52,7 @@ class Prefix(StrEnum):
     USAGE = "usg"
     QUOTA = "quo"
     COUPON = "cpn"
+    COUPON_REDEMPTION = "cpr"
     DISPUTE = "dsp"
     EVIDENCE = "evd"
     RUN = "run"
@@ -68,6 +69,7 @@ class Prefix(StrEnum):
     JOURNAL_ENTRY = "jrn"
     APPROVAL = "apr"
     PROVIDER_ACCOUNT = "pva"
+    IMPORT = "imp"
 
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"

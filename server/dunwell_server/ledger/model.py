@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
@@ -27,6 +28,7 @@ class Account(StrEnum):
     BREAKAGE = "breakage"
     BAD_DEBT = "bad_debt"
     RECOVERIES = "recoveries"
+    OPENING_BALANCE = "opening_balance"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +44,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Posting:
-    """What one business fact does to the books. `(source_id, kind)` is unique: the same fact is posted once."""
+    """What one business fact does to the books. `(source_id, kind)` is unique: the same fact is posted once.
+
+    `firm_time` is the instant that the fact belongs to, where that is not the transaction's: a day's revenue belongs to that day.
+    """
 
     source_type: str
     source_id: UUID
     kind: str
     entries: Sequence[Entry]
+    firm_time: datetime | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from uuid import UUID
 
 from dunwell_server.ledger.model import Account, Entry, Posting
@@ -23,16 +24,35 @@ def invoice_finalized(
     ])  # fmt: skip
 
 
+def opening_balance(invoice_id: UUID, client_id: UUID, currency: str, amount: int) -> Posting:
+    """The client owes what another system billed; there it was earned, so no revenue is earned here."""
+    return _posting("invoice", invoice_id, "finalized", [
+        Entry(Account.RECEIVABLE, amount, currency, client_id),
+        Entry(Account.OPENING_BALANCE, -amount, currency),
+    ])  # fmt: skip
+
+
 def invoice_voided(
     invoice_id: UUID, client_id: UUID, currency: str, *, earned: int, deferred: int, tax: int
 ) -> Posting:
-    """The exact reverse of the finalisation: nothing was received, nothing is owed, nothing was earned."""
+    """The reverse of the finalisation: nothing was received, nothing is owed, nothing was earned.
+
+    What was deferred and has been recognised since is `earned` by now.
+    """
     return _posting("invoice", invoice_id, "voided", [
         Entry(Account.RECEIVABLE, -(earned + deferred + tax), currency, client_id),
         Entry(Account.REVENUE, earned, currency),
         Entry(Account.DEFERRED_REVENUE, deferred, currency),
         Entry(Account.TAX_PAYABLE, tax, currency),
     ])  # fmt: skip
+
+
+def revenue_recognized(recognition_id: UUID, currency: str, amount: int, firm_time: datetime) -> Posting:
+    """What one day has earned of all that was billed in advance, at the end of that day."""
+    return Posting("recognition", recognition_id, "recognized", [
+        Entry(Account.DEFERRED_REVENUE, amount, currency),
+        Entry(Account.REVENUE, -amount, currency),
+    ] if amount else [], firm_time)  # fmt: skip
 
 
 def invoice_written_off(invoice_id: UUID, client_id: UUID, currency: str, amount_due: int) -> Posting:
@@ -56,16 +76,6 @@ def payment_received(
         Entry(Account.RECEIVABLE, -settled, currency, client_id),
         Entry(Account.RECOVERIES, -recovered, currency),
         Entry(Account.CLIENT_CREDIT, -credited, currency, client_id),
-    ])  # fmt: skip
-
-
-def credit_note_issued(note_id: UUID, currency: str, *, earned: int, deferred: int, tax: int) -> Posting:
-    """What was billed is taken back, in the parts in which it was booked; the firm owes it to the client until it is paid back."""
-    return _posting("credit_note", note_id, "issued", [
-        Entry(Account.REVENUE, earned, currency),
-        Entry(Account.DEFERRED_REVENUE, deferred, currency),
-        Entry(Account.TAX_PAYABLE, tax, currency),
-        Entry(Account.REFUND_PAYABLE, -(earned + deferred + tax), currency),
     ])  # fmt: skip
 
 

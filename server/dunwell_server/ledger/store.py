@@ -14,8 +14,9 @@ from dunwell_server.platform.database import Row, UnitOfWork
 _INSERT = """
 WITH posted AS (
     INSERT INTO ledger_posting (firm_id, id, source_type, source_id, kind, firm_time)
-    SELECT %(firm_id)s, id, source_type, source_id, kind, %(now)s
-    FROM unnest(%(ids)s::uuid[], %(source_types)s::text[], %(source_ids)s::uuid[], %(kinds)s::text[]) AS p (id, source_type, source_id, kind)
+    SELECT %(firm_id)s, id, source_type, source_id, kind, firm_time
+    FROM unnest(%(ids)s::uuid[], %(source_types)s::text[], %(source_ids)s::uuid[], %(kinds)s::text[], %(times)s::timestamptz[])
+        AS p (id, source_type, source_id, kind, firm_time)
 )
 INSERT INTO ledger_entry (firm_id, posting_id, line_no, account, client_id, provider, currency_code, amount_minor)
 SELECT %(firm_id)s, posting_id, line_no, account, client_id, provider, currency_code, amount_minor
@@ -33,10 +34,11 @@ FROM ledger_entry WHERE firm_id = %(firm_id)s GROUP BY account, currency_code OR
 
 async def insert(uow: UnitOfWork, postings: Sequence[Posting]) -> None:
     """Write postings with their entries. The database refuses an unbalanced one, and a second posting of the same fact."""
-    params: dict[str, Any] = {"firm_id": uow.firm_id, "now": uow.now, "ids": [uuid7() for _ in postings]}
+    params: dict[str, Any] = {"firm_id": uow.firm_id, "ids": [uuid7() for _ in postings]}
     params["source_types"] = [posting.source_type for posting in postings]
     params["source_ids"] = [posting.source_id for posting in postings]
     params["kinds"] = [posting.kind for posting in postings]
+    params["times"] = [posting.firm_time or uow.now for posting in postings]
     entries = [
         (posting_id, line_no, entry)
         for posting_id, posting in zip(params["ids"], postings, strict=True)

@@ -19,11 +19,13 @@ from dunwell_server.platform.schema import (
     optional,
     reference,
     tenant_table,
+    text,
 )  # fmt: skip
 
 ACCOUNTS = (
     "receivable", "revenue", "deferred_revenue", "tax_payable", "cash", "clearing", "provider_fees", "dispute_fees", "client_credit",
     "unapplied_receipts", "refund_payable", "disputed_funds", "promotional_contra_revenue", "breakage", "bad_debt", "recoveries",
+    "opening_balance",
 )  # fmt: skip
 
 posting = tenant_table(
@@ -51,6 +53,7 @@ entry = tenant_table(
     CheckConstraint("(account IN ('cash', 'clearing')) <= (provider IS NOT NULL)", name="provider"),
     reference("posting_id", "ledger_posting"),
     Index("ledger_entry_account_idx", "firm_id", "account", "currency_code"),
+    Index("ledger_entry_client_idx", "firm_id", "client_id", postgresql_where=text("client_id IS NOT NULL")),
     key=("posting_id", "line_no"),
 )
 

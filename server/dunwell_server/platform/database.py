@@ -197,8 +197,12 @@ class Database:
             await conn.execute("SELECT 1")
 
     @asynccontextmanager
-    async def transaction(self, context: CallContext, *, write: bool = True) -> AsyncIterator[UnitOfWork]:
+    async def transaction(
+        self, context: CallContext, *, write: bool = True, snapshot: bool = False
+    ) -> AsyncIterator[UnitOfWork]:
         """One unit of work: committed when the block ends, rolled back when it raises.
+
+        `snapshot`, for reading only: all of its statements see the database as it was when it began.
 
         Errors: RESOURCE_NOT_FOUND for an unknown firm, FIRM_SUSPENDED and CLOCK_ADVANCING for writes that must wait,
         DEADLINE_EXCEEDED, DATABASE_UNAVAILABLE, OVERLOADED, SERIALIZATION_CONFLICT.
@@ -207,7 +211,7 @@ class Database:
         if timeout < 0.005:
             raise DunwellError(Reason.DEADLINE_EXCEEDED, "The deadline passed before the work began.")
         async with _translated(), self._connection(timeout) as conn:
-            uow = await self._begin(conn, context, timeout, write)
+            uow = await self._begin(conn, context, timeout, write, snapshot)
             yield uow
             if conn.pgconn.transaction_status != pq.TransactionStatus.INTRANS:
                 raise RuntimeError("a failed statement was swallowed inside the unit of work")
@@ -269,11 +273,17 @@ class Database:
                 raise
 
     async def _begin(
-        self, conn: psycopg.AsyncConnection[TupleRow], context: CallContext, timeout: float, write: bool
+        self,
+        conn: psycopg.AsyncConnection[TupleRow],
+        context: CallContext,
+        timeout: float,
+        write: bool,
+        snapshot: bool = False,
     ) -> UnitOfWork:
+        reading: LiteralString = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if snapshot else "BEGIN READ ONLY"
         known = self._settings.get(context.firm_id) if context.firm_id else None
         async with conn.pipeline():
-            await conn.execute("BEGIN" if write else "BEGIN READ ONLY")
+            await conn.execute("BEGIN" if write else reading)
             cursor = await conn.execute(_SETUP, _setup_params(context, timeout, known[0] if known else None))
         # Fetched after the pipeline has ended: within it, fetching costs a round trip before the one that ends it.
         row = await cursor.fetchone()

@@ -46,6 +46,24 @@ class BreakerPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class TimePolicy:
+    """Who may approve time."""
+
+    allow_self_approval: bool = False
+    """Whether a person may approve the time that he or she submitted."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaxSettings:
+    """How invoices are taxed."""
+
+    rounding: str = "LINE"
+    """Where tax is rounded: LINE, or RATE for once over the invoice."""
+    behavior: str = "EXCLUSIVE"
+    """Whether prices contain the taxes whose rates do not say: INCLUSIVE or EXCLUSIVE."""
+
+
+@dataclass(frozen=True, slots=True)
 class FirmSettings:
     """Everything a firm may choose. Amounts are minor units; times of day are civil times in the firm's zone."""
 
@@ -63,6 +81,8 @@ class FirmSettings:
     refund_approval_limits: dict[str, int] = field(default_factory=dict)
     """Up to which amount one person may refund, by currency; one that is missing: any amount."""
     breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
+    tax: TaxSettings = field(default_factory=TaxSettings)
+    time_policy: TimePolicy = field(default_factory=TimePolicy)
     features: dict[str, bool] = field(default_factory=dict)
     document: dict[str, Any] = field(default_factory=dict)
     """What no rule reads: legal name, address, tax id, branding. Kept as the API gave it."""
@@ -89,6 +109,8 @@ class FirmSettings:
             # Firms stored by earlier releases have neither.
             refund_approval_limits=data.get("refund_approval_limits", {}),
             breaker=BreakerPolicy(**data.get("breaker", {})),
+            tax=TaxSettings(**data.get("tax", {})),
+            time_policy=TimePolicy(**data.get("time", {})),
             features=data["features"],
             document=data["document"],
         )
@@ -117,6 +139,8 @@ class FirmSettings:
                 "decline_percent": self.breaker.decline_percent,
                 "disabled": self.breaker.disabled,
             },
+            "time": {"allow_self_approval": self.time_policy.allow_self_approval},
+            "tax": {"rounding": self.tax.rounding, "behavior": self.tax.behavior},
             "features": self.features,
             "document": self.document,
         }

@@ -38,7 +38,7 @@ firm = control_table(
     Column("settings", JSONB, nullable=False),
     version(), created(), updated(),
     one_of("mode", "TEST", "LIVE"),
-    one_of("state", "ACTIVE", "SUSPENDED"),
+    one_of("state", "ACTIVE", "SUSPENDED", "IMPORTING", "ERASED"),
 )  # fmt: skip
 
 test_clock = control_table(

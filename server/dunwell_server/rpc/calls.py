@@ -50,13 +50,15 @@ class Calls:
         work: Callable[[UnitOfWork], Awaitable[R]],
         *,
         keep: Callable[[R], R] | None = None,
+        upkeep: bool = False,
     ) -> R:
         """A Local call: `work(uow)` once per `request_id`, its answer stored in the same transaction.
 
         A repeat gets the stored answer and the trailer `dunwell-replayed`. `keep` says what to store instead of the
-        answer itself, where that holds a secret shown only once. Errors: REQUEST_ID_REUSED, and those of `work`.
+        answer itself, where that holds a secret shown only once. `upkeep`: see `CallContext`. Errors: REQUEST_ID_REUSED,
+        and those of `work`.
         """
-        return await self._write(request, response_type, work, keep, firmless=False)
+        return await self._write(request, response_type, work, keep, firmless=False, upkeep=upkeep)
 
     async def firmless_write(
         self,
@@ -77,6 +79,7 @@ class Calls:
         keep: Callable[[R], R] | None,
         *,
         firmless: bool,
+        upkeep: bool = False,
     ) -> R:
         digest = request_hash(request)
 
@@ -89,7 +92,8 @@ class Calls:
             await idempotency.finish(uow, response=kept.SerializeToString(), firmless=firmless)
             return response, False
 
-        response, replayed = await self.database.run(_context(firmless), once)
+        context = _context(firmless)
+        response, replayed = await self.database.run(replace(context, upkeep=True) if upkeep else context, once)
         if replayed:
             add_trailer(*REPLAYED)
         return response

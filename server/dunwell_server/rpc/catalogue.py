@@ -50,6 +50,8 @@ CATALOGUE: Final[dict[Reason, Entry]] = {
     Reason.FIRM_REQUIRED: _ARGUMENT,
     Reason.SIGNATURE_INVALID: _ARGUMENT,
     Reason.CREDENTIAL_INVALID: _ARGUMENT,
+    Reason.IMPORT_DAMAGED: _ARGUMENT,
+    Reason.IMPORT_UNVERIFIED: _ARGUMENT,
     # What the request names.
     Reason.RESOURCE_NOT_FOUND: Entry(StatusCode.NOT_FOUND),
     Reason.EXTERNAL_ID_TAKEN: Entry(StatusCode.ALREADY_EXISTS),
@@ -74,6 +76,11 @@ CATALOGUE: Final[dict[Reason, Entry]] = {
     Reason.REFUND_EXCEEDS_PAYMENT: _STATE,
     Reason.PAYMENT_DISPUTED: _STATE,
     Reason.BREAKER_OPEN: _STATE,
+    Reason.EXCHANGE_RATE_MISSING: _STATE,
+    Reason.SELF_APPROVAL_REFUSED: _STATE,
+    Reason.COUPON_NOT_REDEEMABLE: _STATE,
+    Reason.EXPORT_REQUIRED: _STATE,
+    Reason.CREDIT_NOTE_EXCEEDS_INVOICE: _STATE,
     Reason.CLOCK_ADVANCING: Entry(StatusCode.FAILED_PRECONDITION, precondition=True, retry_after=1.0),
     # Somebody else was faster.
     Reason.ETAG_MISMATCH: Entry(StatusCode.ABORTED),

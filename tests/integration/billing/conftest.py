@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from dunwell_server.billing import events
-from dunwell_server.billing.ports import CollectionPlanner
+from dunwell_server.billing.ports import CollectionPlanner, PaymentOptions, TaxCalculator
+from dunwell_server.billing.service.tax_rates import TableTaxCalculator
 from dunwell_server.payments.planning import Planner
+from dunwell_server.payments.service.documents import DocumentPayments
 from dunwell_server.platform.context import CallContext
 from dunwell_server.platform.database import Database
 from dunwell_server.platform.domain_events import Bus
@@ -26,6 +28,8 @@ async def db(database_urls: support.DatabaseUrls) -> AsyncIterator[Database]:
     """The module's database, with billing's port filled and its events recorded."""
     bus, recorder = Bus(), Recorder()
     bus.provide(CollectionPlanner, Planner())  # type: ignore[type-abstract]
+    bus.provide(PaymentOptions, DocumentPayments())  # type: ignore[type-abstract]
+    bus.provide(TaxCalculator, TableTaxCalculator())  # type: ignore[type-abstract]
     bus.provide(Recorder, recorder)
     for event in (
         events.InvoicesFinalized,

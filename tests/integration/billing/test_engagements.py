@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from uuid import uuid4
 
 import pytest
 
-from dunwell_server.billing.model import BillingInterval, BillingTiming, EngagementState, PricingMode
+from dunwell_server.billing.model import BillingInterval, BillingTiming, EngagementState, HourlyTerms, PricingMode
 from dunwell_server.billing.service import engagements, preview
 from dunwell_server.billing.store.engagements import EngagementQuery
 from dunwell_server.billing.store.rows import PageRequest
@@ -71,10 +72,21 @@ async def test_bad_terms_name_their_field(book: Book) -> None:
 
 async def test_what_is_not_available_is_refused(make_book: MakeBook) -> None:
     book = await make_book(features={"enable_annual_billing": False})
-    for mode in (PricingMode.HOURLY, PricingMode.MIXED):
-        assert (await refused(book, pricing_mode=mode)).reason is Reason.FEATURE_DISABLED
     error = await refused(book, billing_interval=BillingInterval.YEARLY)
     assert (error.reason, error.metadata) == (Reason.FEATURE_DISABLED, {"feature": "enable_annual_billing"})
+
+
+@pytest.mark.parametrize(
+    ("mode", "hourly"),
+    [
+        (PricingMode.HOURLY, None),
+        (PricingMode.MIXED, None),
+        (PricingMode.PACKAGE, HourlyTerms(Decimal(60))),
+    ],
+)
+async def test_time_has_terms_where_it_is_billed(book: Book, mode: PricingMode, hourly: HourlyTerms | None) -> None:
+    error = await refused(book, pricing_mode=mode, hourly=hourly)
+    assert (error.reason, field_of(error)) == (Reason.FIELD_INVALID, "engagement.hourly")
 
 
 async def test_clients_must_exist_and_be_active(book: Book, make_book: MakeBook) -> None:

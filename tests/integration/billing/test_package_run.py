@@ -13,9 +13,9 @@ import psycopg
 import pytest
 
 from dunwell_server.billing import packages
-from dunwell_server.billing.jobs import PackageExecution, PackageRunExecutor, package_compute, package_run
+from dunwell_server.billing.jobs import PackageExecution, PackageRunExecutor, package_run
 from dunwell_server.billing.model import BillingAnchor, BillingInterval, BillingTiming, Client, Invoice
-from dunwell_server.billing.service import clients, closing, collection, engagements, preview
+from dunwell_server.billing.service import clients, closing, collection, engagements, package_billing, preview
 from dunwell_server.billing.store import package_due, package_stage
 from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.kernel.ids import Prefix, encode
@@ -227,7 +227,13 @@ async def test_dry_run_shows_the_real_run_and_writes_nothing(book: Book) -> None
             assert item.detail == {
                 "issue_date": str(invoice.issue_date),
                 "due_date": str(invoice.due_date),
+                "subtotal": invoice.subtotal,
+                "discount_total": invoice.discount_total,
+                "tax_total": invoice.tax_total,
+                "tax_included_total": invoice.tax_included_total,
+                "credited": invoice.amount_credited,
                 "lines": [line_json(line) for line in invoice.lines],
+                "discounts": [],
             }
     assert not invoices
 
@@ -238,6 +244,8 @@ def line_json(line: Any) -> dict[str, Any]:
         "line_no": line.line_no, "kind": line.kind, "description": line.description, "quantity": str(line.quantity),
         "unit_price": str(line.unit_price), "amount_minor": line.amount_minor, "period_start": str(line.period_start),
         "period_end": str(line.period_end), "engagement_id": str(line.engagement_id), "in_advance": line.in_advance,
+        "unit": line.unit, "tax_category": line.tax_category, "discount_minor": line.discount_minor, "tax_minor": line.tax_minor,
+        "tax_included_minor": line.tax_included_minor, "taxes": [],
     }  # fmt: skip
 
 
@@ -485,7 +493,7 @@ async def test_a_cancelled_run_stops(book: Book) -> None:
 
 
 async def test_years_of_missed_weeks_end_a_chunk_early(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(package_compute, "CHUNK_LINES", 20)
+    monkeypatch.setattr(package_billing, "CHUNK_LINES", 20)
     for _ in range(4):
         await book.engagement(await book.client(), billing_interval=BillingInterval.WEEKLY)
     run = await bill(book, lanes=1)
@@ -508,9 +516,9 @@ async def test_the_stage_survives_a_failed_chunk_empty(book: Book) -> None:
     await fill(book, 3)
     run = await bill(book)
     async with book.db.transaction(book.context) as uow:
-        for statement in package_stage.STAGES:
-            await uow.execute(statement)
-        assert await uow.fetch_value("SELECT count(*) FROM pg_temp.package_invoice_stage_1") == 0
+        for stage in package_stage.STAGES:
+            await uow.execute(stage.create)
+        assert await uow.fetch_value("SELECT count(*) FROM pg_temp.package_invoice_stage_2") == 0
     assert run.counts == {"CREATED": 3}
 
 

@@ -33,6 +33,7 @@ class Books:
     run: uuid.UUID = field(default_factory=uuid.uuid4)
     refund: uuid.UUID = field(default_factory=uuid.uuid4)
     note: uuid.UUID = field(default_factory=uuid.uuid4)
+    excess: uuid.UUID = field(default_factory=uuid.uuid4)
     unknown_refund: uuid.UUID = field(default_factory=uuid.uuid4)
 
 
@@ -78,6 +79,9 @@ INSERT INTO credit_note (firm_id, id, client_id, invoice_id, refund_id, series, 
 VALUES (%(firm)s, %(note)s, %(client)s, %(paid)s, %(refund)s, 'CN-INV-2026', 1, 'CN-INV-2026-000001', 'USD', 300, '2026-01-31');
 INSERT INTO refund_allocation (firm_id, refund_id, invoice_id, currency_code, amount_minor, credit_note_id)
 VALUES (%(firm)s, %(refund)s, %(paid)s, 'USD', 300, %(note)s);
+INSERT INTO credit_note_line (firm_id, credit_note_id, line_no, invoice_id, amount_minor) VALUES (%(firm)s, %(note)s, 1, %(paid)s, 300);
+INSERT INTO credit_entry (firm_id, id, client_id, currency_code, kind, amount_minor, remaining_minor, source_type, source_id, firm_time)
+VALUES (%(firm)s, %(excess)s, %(client)s, 'USD', 'OVERPAYMENT', 200, 200, 'payment', %(payment)s, now());
 INSERT INTO collection_hold (firm_id, invoice_id, payment_id, channel, release_time)
 VALUES (%(firm)s, %(paid)s, %(payment)s, 'CHARGE', now()), (%(firm)s, %(owed)s, %(pending_payment)s, 'CHARGE', NULL);
 INSERT INTO ledger_posting (firm_id, id, source_type, source_id, kind, firm_time)

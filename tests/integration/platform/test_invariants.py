@@ -65,6 +65,14 @@ PAGE = (
     " idempotency_key, success_url, finish_time, firm_time) SELECT firm_id, %(run)s, client_id, 'INVOICE', 'LINK', '{state}', %(paid)s, id, 'sandbox',"
     " %(account)s, 'TEST', 'page', 'https://example.com', {finished}, now() FROM payment WHERE id = %({payment})s"
 )
+SCHEDULE = (
+    "INSERT INTO revenue_schedule (firm_id, invoice_id, line_no, currency_code, start_date, end_date, amount_minor, recognized_minor, recognized_through_date)"
+    " VALUES (%(firm)s, %(owed)s, 1, 'USD', '2026-02-01', '2026-03-01', 1000, {recognized}, '2026-02-15')"
+)
+APPLIED = (
+    "INSERT INTO credit_use (firm_id, id, entry_id, kind, currency_code, amount_minor, invoice_id, firm_time)"
+    " VALUES (%(firm)s, %(run)s, %(excess)s, 'APPLIED', 'USD', 100, %(owed)s, now())"
+)
 
 # check, the object it must name (`=` before a name that is no object of the books), and what breaks it
 CORRUPTIONS: Sequence[tuple[str, str, tuple[str, ...]]] = [
@@ -74,6 +82,12 @@ CORRUPTIONS: Sequence[tuple[str, str, tuple[str, ...]]] = [
     ("balances_match_entries", "client", ("DELETE FROM client_balance",)),
     ("receivable_matches_invoices", "client", ("UPDATE client_balance SET receivable_minor = 999",)),
     ("receivable_matches_invoices", "client", (f"UPDATE invoice SET amount_credited = 10 {OWED}",)),
+    ("deferred_matches_schedules", "=deferred_revenue", ("UPDATE ledger_entry SET account = 'deferred_revenue' WHERE account = 'revenue' AND amount_minor = -1000",)),
+    ("deferred_matches_schedules", "=deferred_revenue", (SCHEDULE.format(recognized=0),)),
+    ("schedules_match_lines", "owed", ("UPDATE invoice_line SET in_advance = true WHERE invoice_id = %(owed)s",)),
+    ("schedules_match_lines", "owed", (SCHEDULE.format(recognized=0),)),
+    ("schedules_match_lines", "owed", ("UPDATE invoice_line SET in_advance = true, discount_minor = 1 WHERE invoice_id = %(owed)s", SCHEDULE.format(recognized=0))),
+    ("schedules_follow_days", "owed", (SCHEDULE.format(recognized=501),)),
     ("invoice_totals", "paid", (*_without("invoice", "invoice_total_check"), f"UPDATE invoice SET total = total + 1 {PAID}")),
     ("invoice_totals", "paid", ("UPDATE invoice_line SET amount_minor = 999 WHERE invoice_id = %(paid)s",)),
     ("invoice_totals", "paid", ("DELETE FROM invoice_line WHERE invoice_id = %(paid)s",)),
@@ -120,7 +134,20 @@ CORRUPTIONS: Sequence[tuple[str, str, tuple[str, ...]]] = [
     ("credit_notes", "note", ("DELETE FROM event WHERE object_id = %(note)s",)),
     ("credit_notes", "=refund_payable", ("DELETE FROM ledger_entry WHERE account = 'refund_payable' AND amount_minor > 0",)),
     ("invoice_numbers", "CN-INV-2026", ("UPDATE credit_note SET series_no = 2",)),
-    ("credit", "client", ("UPDATE refund SET from_credit_minor = 1 WHERE id = %(refund)s",)),
+    ("refund_amounts", "refund", ("UPDATE refund SET from_credit_minor = 1 WHERE id = %(refund)s",)),
+    ("refund_amounts", "refund", ("UPDATE refund SET from_payable_minor = 1 WHERE id = %(refund)s",)),
+    ("credit", "client", ("UPDATE credit_entry SET remaining_minor = 199",)),
+    ("credit", "client", ("DELETE FROM credit_entry",)),
+    ("credit_entries", "excess", ("UPDATE credit_entry SET remaining_minor = 199",)),
+    ("credit_entries", "excess", ("UPDATE credit_entry SET amount_minor = 201",)),
+    ("credit_uses", "owed", (APPLIED, "UPDATE invoice SET client_id = gen_random_uuid() WHERE id = %(owed)s")),
+    ("credit_uses", "void", (APPLIED.replace("%(owed)s", "%(void)s"),)),
+    ("credit_postings", "run", (APPLIED,)),
+    ("credit_sources", "payment", ("UPDATE credit_entry SET amount_minor = 199, remaining_minor = 199",)),
+    ("credit_sources", "payment", ("UPDATE credit_entry SET source_id = %(run)s",)),
+    ("credit_note_lines", "note", ("UPDATE credit_note_line SET amount_minor = 299",)),
+    ("credit_note_lines", "note", ("DELETE FROM credit_note_line",)),
+    ("credit_note_lines", "paid", ("UPDATE credit_note_line SET amount_minor = 1001", "UPDATE credit_note SET amount_minor = 1001")),
     ("provider_ids_unique", "", ("DROP INDEX refund_provider_key", "UPDATE refund SET provider_reference = 're_1'")),
     ("returned_within_captured", "payment", (*_without("payment", "payment_returned_check"), "UPDATE payment SET refund_pending_minor = 901 WHERE id = %(payment)s")),
     ("no_expired_claims", "unknown_refund", ("UPDATE refund SET send_state = 'SENT', lease_until = now() - interval '61 s' WHERE id = %(unknown_refund)s",)),

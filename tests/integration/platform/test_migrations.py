@@ -15,6 +15,7 @@ from psycopg import conninfo, sql
 from psycopg.types.json import Jsonb
 from sqlalchemy import create_engine
 
+import dunwell_server.admin.tables
 import dunwell_server.billing.tables
 import dunwell_server.disputes.tables
 import dunwell_server.inbox.tables

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from dunwell_server.billing.jobs import PackageRunExecutor
-from dunwell_server.billing.ports import CollectionPlanner
+from dunwell_server.billing.ports import CollectionPlanner, TaxCalculator
+from dunwell_server.billing.service.tax_rates import TableTaxCalculator
 from dunwell_server.payments.planning import Planner
 from dunwell_server.platform import all_firms, runs
 from dunwell_server.platform.context import CallContext
@@ -37,6 +38,7 @@ async def work(db: Database, handler: RunHandler, firm: CallContext) -> None:
 
 async def test_the_last_firm_ends_the_whole(db: Database, make_firm: MakeFirm) -> None:
     db.bus.provide(CollectionPlanner, Planner())  # type: ignore[type-abstract]
+    db.bus.provide(TaxCalculator, TableTaxCalculator())  # type: ignore[type-abstract]
     handler = RunHandler([PackageRunExecutor()])
     firms = [await make_firm() for _ in range(6)]
     advanced = await make_firm(clock=datetime(2026, 1, 1, tzinfo=UTC))

@@ -16,6 +16,7 @@ import pytest
 
 from dunwell.v1 import admin_service_pb2 as pb
 from dunwell.v1 import admin_service_pb2_grpc, api_key_pb2, firm_pb2, options_pb2, provider_pb2
+from dunwell_server.admin.rpc.data_exit import ADMIN_LIMITS
 from dunwell_server.admin.rpc.servicer import AdminParts, AdminServicer
 from dunwell_server.admin.service.firms import Installation
 from dunwell_server.kernel.ids import Prefix, decode, encode
@@ -165,7 +166,7 @@ async def served(db: Database, tmp_path: Path) -> AsyncIterator[Served]:
     parts = AdminParts(
         Calls(db, server.background), Pager(KEYS.page_token), installation, KEYS.api_key_peppers[0], anchors, [outside]
     )
-    server.add(admin_service_pb2_grpc.add_AdminServiceServicer_to_server, AdminServicer(parts))
+    server.add(admin_service_pb2_grpc.add_AdminServiceServicer_to_server, AdminServicer(parts), ADMIN_LIMITS)
     await server.start()
     worker = asyncio.create_task(_execute_runs(db, monthly, outside))
     try:

@@ -134,7 +134,7 @@ async def test_the_books_are_verified(served: Served, database_urls: support.Dat
     assert len({check.name for check in report.checks}) == len(report.checks) > 25
     assert all(check.description for check in report.checks)
     async with served.db.transaction(support.context(firm)) as uow:
-        await post(uow, [rules.invoice_finalized(uuid4(), client, "USD", earned=700, deferred=300, tax=0)])
+        await post(uow, [rules.invoice_finalized(uuid4(), client, "USD", earned=1000, deferred=0, tax=0)])
     wrong = await served.call("VerifyLedger", pb.VerifyLedgerRequest(), Role.READER, firm)
     assert [
         (total.debit.amount_minor, total.credit.amount_minor, total.debit.currency_code) for total in wrong.totals

@@ -8,7 +8,7 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from dunwell.v1 import admin_service_pb2 as pb
-from dunwell.v1 import firm_pb2, provider_pb2
+from dunwell.v1 import firm_pb2, provider_pb2, tax_pb2
 from dunwell_server.kernel.errors import DunwellError
 from dunwell_server.kernel.ids import Prefix, decode, encode, uuid7
 from dunwell_server.platform.context import Role
@@ -27,6 +27,7 @@ async def test_a_firm_gets_every_default(served: Served) -> None:
     assert (list(firm.retry_policy.wait_days), firm.retry_policy.disabled) == ([3, 7, 14], False)
     assert (firm.run_schedule.package_run_time, firm.run_schedule.collection_run_time) == ("02:00", "03:00")
     assert (firm.state, firm.mode) == (firm_pb2.FIRM_STATE_ACTIVE, provider_pb2.ACCOUNT_MODE_TEST)
+    assert firm.tax == tax_pb2.TaxSettings(rounding=tax_pb2.TAX_ROUNDING_LINE, behavior=tax_pb2.TAX_BEHAVIOR_EXCLUSIVE)
     assert firm.etag
     assert (await served.call("GetFirm", pb.GetFirmRequest(firm_id=firm.id))).firm == firm
 
@@ -40,10 +41,11 @@ async def test_a_firm_keeps_everything_it_is_given(served: Served) -> None:
         retry_policy={"wait_days": [1, 2], "retry_on_new_method": True}, run_schedule={"package_run_time": "01:30"},
         approval_limits=[{"currency_code": "JPY", "amount_minor": 0}, {"currency_code": "USD", "amount_minor": 50000}],
         branding={"logo_url": "https://example.com/logo.png", "color": "#112233"}, features={"enable_annual_billing": False},
+        tax={"rounding": "TAX_ROUNDING_RATE", "behavior": "TAX_BEHAVIOR_INCLUSIVE"},
     )  # fmt: skip
     firm = (await served.call("CreateFirm", pb.CreateFirmRequest(firm=given))).firm
     for field in ("external_id", "legal_name", "tax_id", "notice_email", "locale", "payment_terms_days", "default_provider", "address", "numbering",
-                  "branding", "features"):  # fmt: skip
+                  "branding", "features", "tax"):  # fmt: skip
         assert getattr(firm, field) == getattr(given, field), field
     assert list(firm.approval_limits) == list(given.approval_limits)
     assert firm.retry_policy == firm_pb2.RetryPolicy(wait_days=[1, 2], disabled=False, retry_on_new_method=True)

@@ -16,11 +16,13 @@ import pytest
 
 from dunwell.v1 import billing_service_pb2_grpc, run_pb2
 from dunwell_server.billing.jobs import PackageRunExecutor
-from dunwell_server.billing.ports import CollectionPlanner
+from dunwell_server.billing.ports import CollectionPlanner, PaymentOptions, TaxCalculator
 from dunwell_server.billing.rpc import BillingServicer
 from dunwell_server.billing.rpc.parts import BillingParts
+from dunwell_server.billing.service.tax_rates import TableTaxCalculator
 from dunwell_server.kernel.ids import Prefix, encode, uuid7
 from dunwell_server.payments.planning import Planner
+from dunwell_server.payments.service.documents import DocumentPayments
 from dunwell_server.platform.context import CallContext, Role, system_context
 from dunwell_server.platform.database import Database, UnitOfWork
 from dunwell_server.platform.domain_events import Bus
@@ -91,6 +93,8 @@ async def db(database_urls: support.DatabaseUrls) -> AsyncIterator[Database]:
     """The module's database, with billing's port filled."""
     bus = Bus()
     bus.provide(CollectionPlanner, Planner())  # type: ignore[type-abstract]
+    bus.provide(PaymentOptions, DocumentPayments())  # type: ignore[type-abstract]
+    bus.provide(TaxCalculator, TableTaxCalculator())  # type: ignore[type-abstract]
     database = await Database.open(database_urls.application, bus=bus, max_size=12)
     yield database
     await database.close()

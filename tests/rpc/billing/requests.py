@@ -9,7 +9,7 @@ from google.type.date_pb2 import Date
 from google.type.decimal_pb2 import Decimal
 
 from dunwell.v1 import billing_service_pb2 as pb
-from dunwell.v1 import client_pb2, engagement_pb2, invoice_pb2, money_pb2
+from dunwell.v1 import client_pb2, engagement_pb2, invoice_pb2, money_pb2, report_pb2
 from dunwell_server.kernel.ids import Prefix, encode, uuid7
 from tests.rpc.billing.conftest import Served
 
@@ -32,6 +32,16 @@ def mask(*paths: str) -> FieldMask:
 
 def line(price: str = "10", **fields: Any) -> invoice_pb2.InvoiceLine:
     return invoice_pb2.InvoiceLine(**{"description": "Work", "unit_price": Decimal(value=price), **fields})
+
+
+def exchange_rate(base: str, quote: str, rate: str, from_day: Date | None = None) -> report_pb2.ExchangeRate:
+    """A rate, from the first of March 2026 unless told otherwise."""
+    return report_pb2.ExchangeRate(
+        base_currency_code=base,
+        quote_currency_code=quote,
+        rate=Decimal(value=rate),
+        rate_date=from_day or day(2026, 3, 1),
+    )
 
 
 def client_request(**fields: Any) -> pb.CreateClientRequest:

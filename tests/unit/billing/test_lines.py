@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 
@@ -88,9 +89,17 @@ def test_the_number_of_lines_is_limited() -> None:
 
 
 def test_what_is_billed_in_advance_is_deferred() -> None:
-    advance = InvoiceLine(2, LineKind.PACKAGE, "fee", Decimal(1), Decimal(3), 300, in_advance=True)
+    month = date(2026, 1, 1), date(2026, 2, 1)
+    advance = InvoiceLine(2, LineKind.PACKAGE, "fee", Decimal(1), Decimal(3), 300, *month, in_advance=True)
     lines = [*build_lines([line("1")], "USD"), advance]
     assert earned_and_deferred(lines) == (100, 300)
+    reduced = replace(advance, discount_minor=30, tax_minor=50, tax_included_minor=20)
+    assert earned_and_deferred([*lines[:1], reduced]) == (100, 250)
+
+
+def test_without_a_period_there_are_no_days_to_earn_it_in() -> None:
+    advance = InvoiceLine(1, LineKind.PACKAGE, "fee", Decimal(1), Decimal(3), 300, in_advance=True)
+    assert earned_and_deferred([advance]) == (300, 0)
 
 
 def test_the_due_date_is_given_or_follows_from_the_terms() -> None:

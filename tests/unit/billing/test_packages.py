@@ -31,6 +31,7 @@ class Terms:
     end_date: date | None = None
     billing_interval: str = "MONTHLY"
     anchor: str = "START_DATE"
+    anchor_day: int | None = None
     timing: str = "IN_ADVANCE"
     partial_periods: str = "PRORATE"
     proration: ProrationPolicy = DEFAULT_POLICY
@@ -210,10 +211,10 @@ def test_one_time_fee_in_arrears_waits_for_the_end() -> None:
     assert billed(ending, "2026-06-01") == [("2026-03-15", "2026-06-01", 31_000)]
 
 
-def test_hourly_engagement_bills_no_package() -> None:
+def test_hourly_engagement_bills_no_package_and_its_time_when_a_period_ends() -> None:
     terms = Terms(day("2026-03-15"), pricing_mode="HOURLY")
     assert billed(terms, "2030-01-01") == []
-    assert packages.initial_next_bill_date(terms) is None
+    assert packages.initial_next_bill_date(terms) == day("2026-04-15")
 
 
 def test_fee_of_zero_is_billed_as_zero() -> None:
@@ -427,3 +428,16 @@ def test_amounts_are_shares_of_the_fee(terms: Terms, days: int) -> None:
         else:
             assert 0 <= part.amount_minor <= terms.fee_minor
             assert part.prorated
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "Europe/Berlin", "America/New_York", "Pacific/Kiritimati"])
+@pytest.mark.parametrize("end", ["2026-02-11", "2026-03-16", "2026-03-31", "2026-04-21"])
+def test_seconds_of_months_of_thirty_days_are_counted_on_the_firms_clock(zone: str, end: str) -> None:
+    """At midnights they are what days are, wherever the firm is."""
+
+    def amounts(unit: ProrationUnit) -> list[int]:
+        policy = ProrationPolicy(unit, DayCount.FIXED_30)
+        terms = Terms(day("2026-01-21"), day(end), anchor="CALENDAR", proration=policy, fee_minor=30_000)
+        return [part.amount_minor for part in billable_periods(terms, day("2026-06-01"), zone=ZoneInfo(zone))]
+
+    assert amounts(ProrationUnit.SECOND) == amounts(ProrationUnit.DAY)

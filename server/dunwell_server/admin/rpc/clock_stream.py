@@ -47,6 +47,7 @@ _KINDS: Final[dict[str, tuple[int, str]]] = {
         test_clock_pb2.CLOCK_EVENT_KIND_AUTOPAY_CANCELLED,
         "The automatic collection of an invoice was cancelled.",
     ),
+    "engagement_renewed": (test_clock_pb2.CLOCK_EVENT_KIND_ENGAGEMENT_RENEWED, "An engagement renewed itself."),
     "engagement_ended": (test_clock_pb2.CLOCK_EVENT_KIND_ENGAGEMENT_ENDED, "An engagement came to its end date."),
 }
 _RECEIVED: Final = frozenset({"payment_succeeded", "payment_landed_late"})

@@ -10,12 +10,12 @@ from typing import Any, Final
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import Message
 
-from dunwell.v1 import address_pb2, firm_pb2, money_pb2, provider_pb2
+from dunwell.v1 import address_pb2, firm_pb2, money_pb2, provider_pb2, tax_pb2
 from dunwell_server.admin.model import FirmRecord, NewFirm
 from dunwell_server.kernel.errors import field_invalid
 from dunwell_server.kernel.ids import Prefix
-from dunwell_server.platform.firms import BreakerPolicy, FirmSettings, Numbering, RetryPolicy
-from dunwell_server.rpc.converters import etag, id_text, timestamp
+from dunwell_server.platform.firms import BreakerPolicy, FirmSettings, Numbering, RetryPolicy, TaxSettings, TimePolicy
+from dunwell_server.rpc.converters import enum_name, etag, id_text, timestamp
 
 DEFAULT_WAIT_DAYS: Final = RetryPolicy().wait_days
 _TEXTS: Final = ("legal_name", "tax_id", "notice_email")
@@ -55,6 +55,11 @@ def firm_message(firm: FirmRecord) -> firm_pb2.Firm:
             same_amount_per_day=settings.breaker.same_amount_per_day,
             decline_percent=settings.breaker.decline_percent,
             disabled=settings.breaker.disabled,
+        ),
+        time_policy=firm_pb2.TimePolicy(allow_self_approval=settings.time_policy.allow_self_approval),
+        tax=tax_pb2.TaxSettings(
+            rounding=tax_pb2.TaxRounding.Value(f"TAX_ROUNDING_{settings.tax.rounding}"),
+            behavior=tax_pb2.TaxBehavior.Value(f"TAX_BEHAVIOR_{settings.tax.behavior}"),
         ),
         default_provider=settings.default_provider,
         state=firm_pb2.FirmState.Value(f"FIRM_STATE_{firm.state}"),
@@ -106,6 +111,8 @@ def settings_of(message: firm_pb2.Firm) -> FirmSettings:
         approval_limits=_limits(message.approval_limits, "approval_limits"),
         refund_approval_limits=_limits(message.refund_approval_limits, "refund_approval_limits"),
         breaker=_breaker(message.breaker_policy),
+        tax=_tax(message.tax),
+        time_policy=TimePolicy(message.time_policy.allow_self_approval),
         features={field.name: value for field, value in message.features.ListFields()},
         document=_document(message),
     )
@@ -132,6 +139,14 @@ def _breaker(message: firm_pb2.BreakerPolicy) -> BreakerPolicy:
         message.same_amount_per_day or standard.same_amount_per_day,
         message.decline_percent or standard.decline_percent,
         message.disabled,
+    )
+
+
+def _tax(message: tax_pb2.TaxSettings) -> TaxSettings:
+    standard = TaxSettings()
+    return TaxSettings(
+        enum_name(tax_pb2.TaxRounding, message.rounding, "TAX_ROUNDING_") if message.rounding else standard.rounding,
+        enum_name(tax_pb2.TaxBehavior, message.behavior, "TAX_BEHAVIOR_") if message.behavior else standard.behavior,
     )
 
 

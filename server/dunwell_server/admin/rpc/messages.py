@@ -38,7 +38,7 @@ OBJECT_PREFIXES: Final = {
     "firm": Prefix.FIRM, "client": Prefix.CLIENT, "engagement": Prefix.ENGAGEMENT, "invoice": Prefix.INVOICE, "payment": Prefix.PAYMENT,
     "attempt": Prefix.ATTEMPT, "payment_method": Prefix.PAYMENT_METHOD, "provider_customer": Prefix.PROVIDER_CUSTOMER, "run": Prefix.RUN,
     "api_key": Prefix.API_KEY, "test_clock": Prefix.CLOCK, "audit_event": Prefix.AUDIT, "posting": Prefix.POSTING,
-    "provider_account": Prefix.PROVIDER_ACCOUNT, "provider_event": Prefix.PROVIDER_EVENT, "approval": Prefix.APPROVAL, "refund": Prefix.REFUND, "collection_hold": Prefix.HOLD,
+    "provider_account": Prefix.PROVIDER_ACCOUNT, "provider_event": Prefix.PROVIDER_EVENT, "approval": Prefix.APPROVAL, "refund": Prefix.REFUND, "tax_rate": Prefix.TAX_RATE, "coupon": Prefix.COUPON, "coupon_redemption": Prefix.COUPON_REDEMPTION, "collection_hold": Prefix.HOLD,
 }  # fmt: skip
 _DISPLAY_NAMES: Final = {
     "stripe": "Stripe",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,11 +9,12 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from dunwell.v1 import admin_service_pb2 as pb
-from dunwell.v1 import admin_service_pb2_grpc, approval_pb2, firm_pb2, provider_pb2, run_pb2
+from dunwell.v1 import approval_pb2, firm_pb2, provider_pb2, run_pb2
 from dunwell_server.admin import jobs
 from dunwell_server.admin.model import ProviderStanding
 from dunwell_server.admin.rpc import firm_messages, messages
 from dunwell_server.admin.rpc.clock_stream import tail_advance
+from dunwell_server.admin.rpc.data_exit import DataExitHandlers
 from dunwell_server.admin.service import api_keys, audit, clocks, configuring, firms, providers
 from dunwell_server.admin.service.firms import Installation
 from dunwell_server.admin.store import audit as audit_store
@@ -41,7 +41,7 @@ from dunwell_server.rpc.converters import (
 )
 from dunwell_server.rpc.current import current_call
 from dunwell_server.rpc.field_masks import apply_mask, checked_paths, top_level
-from dunwell_server.rpc.run_progress import KINDS, LIFE_SECONDS, Planned, run_message, tail_run
+from dunwell_server.rpc.run_progress import KINDS, Planned, run_message, tail_all_firms, tail_run
 
 
 class OutsideClock(Protocol):
@@ -67,8 +67,8 @@ class AdminParts:
     """How billing tells the invoice of a dry run's item."""
 
 
-class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
-    """Firms, keys, providers, clocks, the audit trail, verification and runs."""
+class AdminServicer(DataExitHandlers):
+    """Firms, keys, providers, clocks, the audit trail, verification and runs; data exit."""
 
     def __init__(self, parts: AdminParts) -> None:
         self._parts = parts
@@ -298,7 +298,7 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
     async def WatchRun(self, request: pb.WatchRunRequest, context: Any) -> AsyncIterator[pb.WatchRunResponse]:
         run_id, call, database = id_value(Prefix.RUN, request.run_id, "run_id"), current_call(), self._calls.database
         stream = (
-            self._tail_all_firms(call, run_id)
+            tail_all_firms(database, call, run_id)
             if call.firm_id is None
             else tail_run(
                 database,
@@ -346,15 +346,6 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
             return True
 
         return await self._calls.read(look)
-
-    async def _tail_all_firms(self, context: CallContext, run_id: UUID) -> AsyncIterator[run_pb2.RunProgress]:
-        """The progress of a run over all firms; its items belong to its parts."""
-        while True:
-            run = await jobs.get_run(self._calls.database, context, run_id)
-            yield run_pb2.RunProgress(run=run_message(run, None), last=run.state.is_final)
-            if run.state.is_final:
-                return
-            await asyncio.sleep(LIFE_SECONDS / 2)
 
 
 def _without_secret(response: pb.CreateApiKeyResponse) -> pb.CreateApiKeyResponse:

@@ -77,7 +77,7 @@ async def create(uow: UnitOfWork, new: NewFirm, installation: Installation) -> F
         raise await _taken(uow, new.external_id or "")
     if new.mode == "TEST" and SANDBOX in installation.registry.names:
         account_id = uuid7()
-        sealed = installation.vault.encrypt(_sandbox_credentials(account_id), account_aad(firm_id, SANDBOX))
+        sealed = installation.vault.encrypt(sandbox_credentials(account_id), account_aad(firm_id, SANDBOX))
         await firms.add_account(uow, account_id, firm_id, SANDBOX, "TEST", sealed)
     await uow.enter(firm_id)
     settled = await _with_provider(uow, await get(uow, firm_id), installation)
@@ -88,7 +88,7 @@ async def create(uow: UnitOfWork, new: NewFirm, installation: Installation) -> F
     return await get(uow, firm_id)
 
 
-def _sandbox_credentials(account_id: UUID) -> dict[str, str]:
+def sandbox_credentials(account_id: UUID) -> dict[str, str]:
     """The gateway knows the account by our own id of it, so that its webhooks find the way back by their path alone."""
     name = encode(Prefix.PROVIDER_ACCOUNT, account_id)
     return {"secret_key": f"sk_test_{name}", "webhook_secret": f"whsec_{name}"}

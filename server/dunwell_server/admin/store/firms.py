@@ -40,6 +40,14 @@ _ACCOUNTS: Final = """
 SELECT id, firm_id, provider, mode FROM control.provider_account
 WHERE state = 'ACTIVE' AND (firm_id = %(firm_id)s OR firm_id IS NULL) ORDER BY provider, firm_id NULLS LAST
 """
+_ALL_ACCOUNTS: Final = (
+    "SELECT id, firm_id, provider, mode FROM control.provider_account WHERE firm_id = %(firm_id)s ORDER BY id"
+)
+_SET_CREDENTIALS: Final = """
+UPDATE control.provider_account SET credentials = %(credentials)s, key_id = %(key_id)s, state = CASE WHEN %(usable)s THEN state ELSE 'DISABLED' END,
+    version = version + 1, update_time = clock_timestamp()
+WHERE id = %(id)s
+"""
 
 
 async def insert(uow: UnitOfWork, firm_id: UUID, new: NewFirm) -> bool:
@@ -99,6 +107,17 @@ async def add_account(
 async def accounts(uow: UnitOfWork, firm_id: UUID) -> list[Account]:
     """The active accounts that the firm could use: its own before the platform's, per provider."""
     return [Account(**row) for row in await uow.fetch_all(_ACCOUNTS, {"firm_id": firm_id})]
+
+
+async def all_accounts(uow: UnitOfWork, firm_id: UUID) -> list[Account]:
+    """The firm's own accounts, those out of use too."""
+    return [Account(**row) for row in await uow.fetch_all(_ALL_ACCOUNTS, {"firm_id": firm_id})]
+
+
+async def set_credentials(uow: UnitOfWork, account_id: UUID, sealed: tuple[bytes, str], *, usable: bool) -> None:
+    """Replace an account's credentials; one that is not `usable` with them goes out of use."""
+    values = {"id": account_id, "credentials": sealed[0], "key_id": sealed[1], "usable": usable}
+    await uow.execute(_SET_CREDENTIALS, values)
 
 
 def _record(row: Row) -> FirmRecord:

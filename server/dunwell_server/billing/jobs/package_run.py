@@ -16,8 +16,10 @@ from uuid import UUID
 
 import psycopg
 
-from dunwell_server.billing.jobs.package_compute import Chunk, compute, explain, failed, planned_item
+from dunwell_server.billing.jobs.planned import planned_item
 from dunwell_server.billing.numbering import series_of
+from dunwell_server.billing.service import coupons, credit_application, recognition, time_billing
+from dunwell_server.billing.service.package_billing import Chunk, compute, explain, failed
 from dunwell_server.billing.store import package_due, package_stage
 from dunwell_server.billing.store.package_due import FIRST, DueEngagement, Position, Scope
 from dunwell_server.kernel.calendar import local_date
@@ -166,7 +168,7 @@ class PackageExecution:
 
     async def compute(self, uow: UnitOfWork, due: Sequence[DueEngagement]) -> Chunk:
         """What the run makes of the engagements; writes nothing."""
-        return await compute(uow, due, self.scope.as_of, self._issue_date(uow))
+        return await compute(uow, due, self.scope.as_of, self._issue_date(uow), lock=not self._run.dry_run)
 
     async def _write(self, uow: UnitOfWork, chunk: Chunk) -> None:
         """Everything of the chunk. The rows that all workers share, the run's and the number counter's, come last."""
@@ -184,11 +186,15 @@ class PackageExecution:
         issue = package_stage.Issue(
             self._run.id, issue_date, series_of(numbering, issue_date), numbering.padding, len(chunk.invoices)
         )
+        await time_billing.record(uow, [(invoice.id, invoice.time) for invoice in chunk.invoices])
+        await coupons.record_uses(uow, [each for invoice in chunk.invoices for each in invoice.prices.discounts])
         await package_stage.write_unnumbered(uow, issue)
+        await credit_application.record(uow, [use for invoice in chunk.invoices for use in invoice.credit])
         failpoint("packages.numbering")
         async with uow.conn.pipeline():
             await self._advance(uow, chunk, chunk.items)
             await package_stage.write_numbered(uow, issue)
+            await recognition.schedule(uow, [invoice.id for invoice in chunk.invoices])
 
     async def _advance(self, uow: UnitOfWork, chunk: Chunk, items: Sequence[RunItem]) -> None:
         await runs.advance(

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from dunwell_server.billing.model.collection import AutopayCadence
+from dunwell_server.billing.model.pricing import TaxStatus
 
 
 class ClientState(StrEnum):
@@ -43,3 +44,6 @@ class Client:
     update_time: datetime
     default_provider: str | None = None
     """Where its new payment methods are kept unless a call says otherwise; None: where the firm's are."""
+    tax_status: TaxStatus = TaxStatus.TAXABLE
+    auto_apply_credit: bool = True
+    """Whether its credit pays for its invoices when they are finalised."""

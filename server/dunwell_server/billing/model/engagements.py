@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
+from decimal import Decimal
 from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
+from dunwell_server.billing.model.time import HourlyTerms
 from dunwell_server.kernel.calendar import Interval
 from dunwell_server.kernel.proration import DEFAULT_POLICY, ProrationPolicy
 
@@ -79,12 +81,29 @@ class PartialPeriods(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class AutoRenew:
+    """How a term is followed by the next one without being asked.
+
+    `days_ahead`: how many days before the end date the next term is made and the client told, 0 to 365. `months`: its
+    length; None is the length of the term that ends. `uplift_percent`: what its fee rises by (falls, if negative).
+    """
+
+    days_ahead: int
+    months: int | None = None
+    uplift_percent: Decimal = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
 class Engagement:
     """An agreement to do work for a client, billed by the period.
 
     `end_date` is exclusive; None is open-ended. Everything before `billed_through_date` is billed. `next_bill_date` is
     the day from which a run has something to bill, None when nothing is left. `void_count` counts voided invoices of
     its periods: it is part of what a run derives an invoice's id from, so that a voided period is billed anew.
+    `anchor_day` is the day of month that periods aim for, where it is not the start date's: that of a term which began
+    at a month's end because its predecessor aimed for a day the month does not have. `renewed_from_id` and
+    `renewed_to_id` are the terms before and after it. `renewal_notice_time` is when the client was told that this term
+    follows the one before. A term of no days is a renewal withdrawn before it began.
     """
 
     id: UUID
@@ -112,6 +131,18 @@ class Engagement:
     version: int
     create_time: datetime
     update_time: datetime
+    anchor_day: int | None = None
+    renewed_from_id: UUID | None = None
+    renewed_to_id: UUID | None = None
+    auto_renew: AutoRenew | None = None
+    renewal_notice_time: datetime | None = None
+    hourly: HourlyTerms | None = None
+    """How time is billed: HOURLY and MIXED have it, PACKAGE does not."""
+
+    @property
+    def is_withdrawn(self) -> bool:
+        """Whether it is a renewal that was taken back before it began: a term of no days."""
+        return self.end_date == self.start_date
 
 
 def proration_to_json(policy: ProrationPolicy) -> dict[str, str]:

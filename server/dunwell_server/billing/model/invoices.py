@@ -13,6 +13,8 @@ from typing import Final, Protocol
 from uuid import UUID
 
 from dunwell_server.billing.model.collection import CollectionColumns
+from dunwell_server.billing.model.credit import CreditUse
+from dunwell_server.billing.model.pricing import STANDARD_TAX_CATEGORY, InvoiceDiscount, LineTax
 
 
 class InvoiceOrigin(StrEnum):
@@ -23,10 +25,13 @@ class InvoiceOrigin(StrEnum):
 
 
 class LineKind(StrEnum):
-    """What a line charges for: something a caller entered, or the fee of one period of an engagement."""
+    """What a line charges for: something a caller entered, the fee of one period of an engagement, approved time
+    (or time that a package includes), or time beyond what it includes."""
 
     ITEM = "ITEM"
     PACKAGE = "PACKAGE"
+    TIME = "TIME"
+    OVERAGE = "OVERAGE"
 
 
 class InvoiceState(StrEnum):
@@ -124,7 +129,11 @@ COLLECTIBLE: Final = WRITABLE_OFF
 @dataclass(frozen=True, slots=True)
 class InvoiceLine:
     """One line. `unit_price` is in the currency's major unit and may be finer than a minor unit; `amount_minor` is
-    `quantity` × `unit_price` (or a prorated fee), rounded once. `in_advance` lines are deferred revenue when sent."""
+    `quantity` × `unit_price` (or a prorated fee), rounded once. `in_advance` lines are deferred revenue when sent.
+
+    `discount_minor` is all discounts that fall on it, `tax_minor` all its tax, `tax_included_minor` the part of that which is
+    inside `amount_minor`. `unit` is what `quantity` counts: empty, or "hour".
+    """
 
     line_no: int
     kind: LineKind
@@ -136,6 +145,17 @@ class InvoiceLine:
     period_end: date | None = None
     engagement_id: UUID | None = None
     in_advance: bool = False
+    unit: str = ""
+    tax_category: str = STANDARD_TAX_CATEGORY
+    discount_minor: int = 0
+    tax_minor: int = 0
+    tax_included_minor: int = 0
+    taxes: tuple[LineTax, ...] = ()
+
+    @property
+    def net_minor(self) -> int:
+        """What becomes revenue, earned or deferred: the amount without discounts and without tax."""
+        return self.amount_minor - self.discount_minor - self.tax_included_minor
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +201,13 @@ class Invoice:
     update_time: datetime
     collection: CollectionColumns = field(default_factory=CollectionColumns)
     lines: tuple[InvoiceLine, ...] = ()
+    tax_included_total: int = 0
+    """The part of `tax_total` that is inside `subtotal`: `total` = `subtotal` - `discount_total` + `tax_total` - this."""
+    discount_count: int = 0
+    discounts: tuple[InvoiceDiscount, ...] = ()
+    """Loaded together with the lines."""
+    credit: tuple[CreditUse, ...] = ()
+    """Which credit pays for it, of an invoice that is about to be sent; otherwise empty."""
 
     @property
     def retry_pending(self) -> bool:

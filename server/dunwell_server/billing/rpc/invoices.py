@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from dunwell.v1 import billing_service_pb2 as pb
 from dunwell.v1 import invoice_pb2, run_pb2
 from dunwell_server.billing.rpc import messages, requests
 from dunwell_server.billing.rpc.parts import BillingHandlers
+from dunwell_server.billing.rpc.time_messages import time_sources
 from dunwell_server.billing.service import closing, invoices, preview
 from dunwell_server.billing.store.rows import PageRequest
 from dunwell_server.kernel.ids import Prefix
@@ -20,7 +22,7 @@ class InvoiceHandlers(BillingHandlers):
     """Invoices, from draft to void."""
 
     async def CreateInvoice(self, request: pb.CreateInvoiceRequest, context: Any) -> pb.CreateInvoiceResponse:
-        new = requests.new_invoice(request.invoice)
+        new = replace(requests.new_invoice(request.invoice), time=time_sources(request.time))
 
         async def work(uow: UnitOfWork) -> pb.CreateInvoiceResponse:
             invoice = await invoices.create_invoice(uow, new, finalize=request.finalize)
@@ -106,7 +108,8 @@ class InvoiceHandlers(BillingHandlers):
         async def work(uow: UnitOfWork) -> pb.PreviewInvoiceResponse:
             match request.WhichOneof("source"):
                 case "invoice":
-                    shown = await preview.preview_new(uow, requests.new_invoice(request.invoice))
+                    new = replace(requests.new_invoice(request.invoice), time=time_sources(request.time))
+                    shown = await preview.preview_new(uow, new)
                 case "invoice_id":
                     draft_id = id_value(Prefix.INVOICE, request.invoice_id, "invoice_id")
                     shown = await preview.preview_draft(uow, draft_id)

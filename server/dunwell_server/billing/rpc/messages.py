@@ -16,8 +16,19 @@ from dunwell.v1 import (
     money_pb2,
     payment_failure_pb2,
     proration_pb2,
+    tax_pb2,
 )
-from dunwell_server.billing.model import Client, CollectionColumns, Engagement, Invoice, InvoiceLine
+from dunwell_server.billing.model import (
+    AutoRenew,
+    Client,
+    CollectionColumns,
+    Engagement,
+    Invoice,
+    InvoiceDiscount,
+    InvoiceLine,
+    PricingMode,
+)
+from dunwell_server.billing.rpc.pricing_messages import discount_message, tax_messages, tax_totals
 from dunwell_server.billing.service import clients, invoices
 from dunwell_server.billing.service.preview import NO_ID
 from dunwell_server.kernel.calendar import local_date
@@ -25,7 +36,7 @@ from dunwell_server.kernel.ids import Prefix
 from dunwell_server.kernel.proration import ProrationPolicy
 from dunwell_server.ledger.service import ClientBalance
 from dunwell_server.platform.database import UnitOfWork
-from dunwell_server.rpc.converters import date_message, etag, id_text, timestamp
+from dunwell_server.rpc.converters import date_message, decimal_message, etag, id_text, timestamp
 
 
 def _numbers(enum: Any, prefix: str) -> dict[str | None, Any]:
@@ -39,11 +50,14 @@ STATUSES: Final = _numbers(autopay_pb2.AutopayStatus, "AUTOPAY_STATUS_")
 INVOICE_STATES: Final = _numbers(invoice_pb2.InvoiceState, "INVOICE_STATE_")
 ORIGINS: Final = _numbers(invoice_pb2.InvoiceOrigin, "INVOICE_ORIGIN_")
 LINE_KINDS: Final = _numbers(invoice_pb2.InvoiceLineKind, "INVOICE_LINE_KIND_")
+TAX_STATUSES: Final = _numbers(tax_pb2.TaxStatus, "TAX_STATUS_")
 ENGAGEMENT_STATES: Final = _numbers(engagement_pb2.EngagementState, "ENGAGEMENT_STATE_")
 MODES: Final = _numbers(engagement_pb2.PricingMode, "PRICING_MODE_")
 INTERVALS: Final = _numbers(engagement_pb2.BillingInterval, "BILLING_INTERVAL_")
 ANCHORS: Final = _numbers(engagement_pb2.BillingAnchor, "BILLING_ANCHOR_")
 TIMINGS: Final = _numbers(engagement_pb2.BillingTiming, "BILLING_TIMING_")
+ROUNDINGS: Final = _numbers(engagement_pb2.TimeRounding, "TIME_ROUNDING_")
+GROUPINGS: Final = _numbers(engagement_pb2.TimeGrouping, "TIME_GROUPING_")
 PARTIALS: Final = _numbers(engagement_pb2.PartialPeriods, "PARTIAL_PERIODS_")
 UNITS: Final = _numbers(proration_pb2.ProrationUnit, "PRORATION_UNIT_")
 DAY_COUNTS: Final = _numbers(proration_pb2.ProrationDayCount, "PRORATION_DAY_COUNT_")
@@ -81,6 +95,8 @@ def client_message(uow: UnitOfWork, client: Client, balances: Sequence[ClientBal
         payment_terms_days=client.payment_terms_days,
         metadata=client.metadata,
         default_provider=client.default_provider or "",
+        tax_status=TAX_STATUSES[client.tax_status],
+        auto_apply_credit=client.auto_apply_credit,
         autopay=_autopay(uow, client),
         balances=[_balance(balance) for balance in balances],
         etag=etag(client.version),
@@ -122,7 +138,9 @@ def engagement_message(uow: UnitOfWork, engagement: Engagement) -> engagement_pb
         currency_code=engagement.currency_code,
         start_date=date_message(engagement.start_date),
         end_date=date_message(engagement.end_date),
-        package=engagement_pb2.PackageTerms(
+        package=None
+        if engagement.pricing_mode is PricingMode.HOURLY
+        else engagement_pb2.PackageTerms(
             fee=_money(engagement.currency_code, engagement.fee_minor),
             interval=INTERVALS[engagement.billing_interval],
             anchor=ANCHORS[engagement.anchor],
@@ -131,14 +149,54 @@ def engagement_message(uow: UnitOfWork, engagement: Engagement) -> engagement_pb
             proration=_proration(engagement.proration),
             line_description=engagement.line_description,
         ),
+        hourly=_hourly(engagement),
         payment_terms_days=engagement.payment_terms_days,
         metadata=engagement.metadata,
         state=ENGAGEMENT_STATES[engagement.state],
         billed_through_date=date_message(engagement.billed_through_date),
         next_bill_date=date_message(engagement.next_bill_date),
+        auto_renew=_auto_renew(engagement.auto_renew),
+        renewed_from_id=id_text(Prefix.ENGAGEMENT, engagement.renewed_from_id),
+        renewed_to_id=id_text(Prefix.ENGAGEMENT, engagement.renewed_to_id),
+        renewal_notice_time=timestamp(engagement.renewal_notice_time),
         etag=etag(engagement.version),
         create_time=timestamp(engagement.create_time),
         update_time=timestamp(engagement.update_time),
+    )
+
+
+def _auto_renew(terms: AutoRenew | None) -> engagement_pb2.AutoRenew | None:
+    if terms is None:
+        return None
+    percent = decimal_message(terms.uplift_percent) if terms.uplift_percent else None
+    return engagement_pb2.AutoRenew(days_ahead=terms.days_ahead, months=terms.months or 0, uplift_percent=percent)
+
+
+def _hourly(engagement: Engagement) -> engagement_pb2.HourlyTerms | None:
+    terms, currency = engagement.hourly, engagement.currency_code
+    if terms is None:
+        return None
+    alone = engagement.pricing_mode is PricingMode.HOURLY
+    return engagement_pb2.HourlyTerms(
+        default_rate=decimal_message(terms.default_rate),
+        role_rates=[
+            engagement_pb2.RoleRate(
+                role=rate.role,
+                rate=decimal_message(rate.rate),
+                start_date=date_message(rate.start),
+                end_date=date_message(rate.end),
+            )
+            for rate in terms.role_rates
+        ],
+        billing_increment_minutes=terms.increment_minutes,
+        rounding=ROUNDINGS[terms.rounding],
+        grouping=GROUPINGS[terms.grouping],
+        interval=INTERVALS[engagement.billing_interval if alone else None],
+        anchor=ANCHORS[engagement.anchor if alone else None],
+        included_minutes=terms.included_minutes,
+        rollover_periods=terms.rollover_periods,
+        period_cap=None if terms.period_cap_minor is None else _money(currency, terms.period_cap_minor),
+        total_cap=None if terms.total_cap_minor is None else _money(currency, terms.total_cap_minor),
     )
 
 
@@ -162,7 +220,8 @@ def invoice_message(uow: UnitOfWork, invoice: Invoice) -> invoice_pb2.Invoice:
         client_id=id_text(Prefix.CLIENT, invoice.client_id),
         engagement_id=id_text(Prefix.ENGAGEMENT, invoice.engagement_id),
         currency_code=currency,
-        lines=[line_message(line, currency) for line in invoice.lines],
+        lines=[line_message(line, currency, invoice.discounts) for line in invoice.lines],
+        discounts=[discount_message(part, currency) for part in invoice.discounts if part.line_no is None],
         due_date=date_message(invoice.due_date),
         payment_terms_days=invoice.payment_terms_days,
         memo=invoice.memo or "",
@@ -183,6 +242,8 @@ def invoice_message(uow: UnitOfWork, invoice: Invoice) -> invoice_pb2.Invoice:
         subtotal=_money(currency, invoice.subtotal),
         discount_total=_money(currency, invoice.discount_total),
         tax_total=_money(currency, invoice.tax_total),
+        tax_included_total=_money(currency, invoice.tax_included_total),
+        tax_summary=tax_totals(invoice.lines, currency),
         total=_money(currency, invoice.total),
         amount_received=_money(currency, invoice.amount_received),
         amount_refunded=_money(currency, invoice.amount_refunded),
@@ -194,8 +255,10 @@ def invoice_message(uow: UnitOfWork, invoice: Invoice) -> invoice_pb2.Invoice:
     )
 
 
-def line_message(line: InvoiceLine, currency: str) -> invoice_pb2.InvoiceLine:
-    """One line."""
+def line_message(
+    line: InvoiceLine, currency: str, discounts: Sequence[InvoiceDiscount] = ()
+) -> invoice_pb2.InvoiceLine:
+    """One line; `discounts` are all of its invoice's."""
     return invoice_pb2.InvoiceLine(
         line_no=line.line_no,
         kind=LINE_KINDS[line.kind],
@@ -206,6 +269,13 @@ def line_message(line: InvoiceLine, currency: str) -> invoice_pb2.InvoiceLine:
         period_start_date=date_message(line.period_start),
         period_end_date=date_message(line.period_end),
         engagement_id=id_text(Prefix.ENGAGEMENT, line.engagement_id),
+        tax_category=line.tax_category,
+        discounts=[discount_message(part, currency) for part in discounts if part.line_no == line.line_no],
+        discount=_money(currency, line.discount_minor),
+        tax=_money(currency, line.tax_minor),
+        tax_included=_money(currency, line.tax_included_minor),
+        taxes=tax_messages(line, currency),
+        unit=line.unit,
     )
 
 

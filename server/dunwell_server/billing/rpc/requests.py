@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from decimal import Decimal
 from typing import Any, Final
 
-from dunwell.v1 import address_pb2, client_pb2, engagement_pb2, invoice_pb2, proration_pb2, range_pb2
+from dunwell.v1 import (
+    address_pb2,
+    client_pb2,
+    coupon_pb2,
+    engagement_pb2,
+    invoice_pb2,
+    proration_pb2,
+    range_pb2,
+    tax_pb2,
+)
 from dunwell.v1 import billing_service_pb2 as pb
+from dunwell_server.billing.discounts import DiscountInput
 from dunwell_server.billing.lines import LineInput
-from dunwell_server.billing.model import BillingAnchor, BillingInterval, BillingTiming, PartialPeriods, PricingMode
+from dunwell_server.billing.model import (
+    STANDARD_TAX_CATEGORY,
+    AutoRenew,
+    BillingAnchor,
+    BillingInterval,
+    BillingTiming,
+    PartialPeriods,
+    PricingMode,
+    TaxStatus,
+)
 from dunwell_server.billing.rpc import messages
+from dunwell_server.billing.rpc.time_messages import cap_currencies, hourly_terms
 from dunwell_server.billing.service.clients import NewClient
 from dunwell_server.billing.service.engagements import NewEngagement
 from dunwell_server.billing.service.invoices import NewInvoice
@@ -31,6 +51,7 @@ from dunwell_server.kernel.proration import (
 )
 from dunwell_server.rpc.converters import (
     civil_date,
+    enum_name,
     id_value,
     metadata_map,
     money,
@@ -92,15 +113,27 @@ def _address(message: client_pb2.Client, name: str) -> dict[str, Any] | None:
     return {"lines": list(address.lines), **parts}
 
 
+def _unless_refused(message: client_pb2.Client, name: str) -> bool:
+    return optional_value(message, name) is not False
+
+
+def _tax_status(message: client_pb2.Client, name: str) -> TaxStatus:
+    if not message.tax_status:
+        return TaxStatus.TAXABLE
+    return TaxStatus(enum_name(tax_pb2.TaxStatus, message.tax_status, "TAX_STATUS_"))
+
+
 _CLIENT_FIELDS: Final = (
     "name", "external_id", "email", "phone", "address", "tax_id", "locale", "currency_code", "payment_terms_days",
-    "metadata", "default_provider",
+    "metadata", "default_provider", "tax_status", "auto_apply_credit",
 )  # fmt: skip
 _CLIENT_READERS: Final[dict[str, Callable[[Any, str], Any]]] = {
     "name": _required,
     "address": _address,
     "payment_terms_days": optional_value,
     "metadata": _labels,
+    "tax_status": _tax_status,
+    "auto_apply_credit": _unless_refused,
 }
 
 
@@ -119,8 +152,9 @@ def client_query(request: pb.ListClientsRequest) -> ClientQuery:
 
 
 def new_engagement(message: engagement_pb2.Engagement) -> NewEngagement:
-    """The engagement to create. Without package terms it is one that cannot be billed yet, and is refused as such."""
-    package = message.package
+    """The engagement to create. One that is HOURLY has no fee, and its periods in the terms of its time."""
+    package, alone = message.package, message.pricing_mode == engagement_pb2.PRICING_MODE_HOURLY
+    periods = message.hourly if alone else package
     fee = money(package.fee, "engagement.package.fee") if package.HasField("fee") else None
     return NewEngagement(
         client_id=id_value(Prefix.CLIENT, message.client_id, "engagement.client_id"),
@@ -130,9 +164,11 @@ def new_engagement(message: engagement_pb2.Engagement) -> NewEngagement:
         end_date=optional_date(message, "end_date", "engagement.end_date"),
         fee_minor=fee.minor if fee else 0,
         fee_currency=fee.currency if fee else None,
-        billing_interval=_chosen(BillingInterval, messages.INTERVALS, package.interval, BillingInterval.ONE_TIME),
-        anchor=_chosen(BillingAnchor, messages.ANCHORS, package.anchor, BillingAnchor.START_DATE),
-        timing=_chosen(BillingTiming, messages.TIMINGS, package.timing, BillingTiming.IN_ADVANCE),
+        billing_interval=_chosen(BillingInterval, messages.INTERVALS, periods.interval, BillingInterval.ONE_TIME),
+        anchor=_chosen(BillingAnchor, messages.ANCHORS, periods.anchor, BillingAnchor.START_DATE),
+        timing=BillingTiming.IN_ARREARS
+        if alone
+        else _chosen(BillingTiming, messages.TIMINGS, package.timing, BillingTiming.IN_ADVANCE),
         partial_periods=_partial_periods(package),
         proration=_proration(package.proration),
         line_description=package.line_description,
@@ -141,19 +177,33 @@ def new_engagement(message: engagement_pb2.Engagement) -> NewEngagement:
         currency_code=message.currency_code or None,
         payment_terms_days=optional_value(message, "payment_terms_days"),
         metadata=metadata_map(message.metadata),
+        auto_renew=_auto_renew(message),
+        hourly=hourly_terms(message.hourly) if message.HasField("hourly") else None,
+        cap_currencies=cap_currencies(message.hourly),
     )
 
 
 def refuse_whole_package(paths: Iterable[str]) -> None:
-    """UPDATE_MASK_INVALID for the path `package`: it would replace what never changes."""
-    if "package" in paths:
-        problem = FieldViolation("update_mask", "package: name its fields one by one")
-        raise DunwellError(
-            Reason.UPDATE_MASK_INVALID,
-            f"update_mask: {problem.description}",
-            violations=[problem],
-            metadata={"paths": "package"},
-        )
+    """UPDATE_MASK_INVALID for the paths `package` and `hourly`: they would replace what never changes."""
+    for path in sorted({"package", "hourly"}.intersection(paths)):
+        raise _mask_invalid(path, "name its fields one by one")
+
+
+def _mask_invalid(path: str, problem: str) -> DunwellError:
+    violation = FieldViolation("update_mask", f"{path}: {problem}")
+    return DunwellError(
+        Reason.UPDATE_MASK_INVALID,
+        f"update_mask: {violation.description}",
+        violations=[violation],
+        metadata={"paths": path},
+    )
+
+
+_TERMS_MISSING: Final[dict[int, str]] = {
+    engagement_pb2.PRICING_MODE_PACKAGE: "hourly",
+    engagement_pb2.PRICING_MODE_HOURLY: "package",
+}
+"""The terms that an engagement does not have, by how it is priced."""
 
 
 def engagement_changes(message: engagement_pb2.Engagement, paths: Iterable[str]) -> dict[str, Any]:
@@ -162,8 +212,14 @@ def engagement_changes(message: engagement_pb2.Engagement, paths: Iterable[str])
     for path in paths:
         name, _, rest = path.partition(".")
         part = rest.partition(".")[0]
-        if name == "package":
+        if name == _TERMS_MISSING.get(message.pricing_mode):
+            raise _mask_invalid(path, "an engagement so priced has none")
+        if name == "hourly":
+            changes.update(hourly=hourly_terms(message.hourly), cap_currencies=cap_currencies(message.hourly))
+        elif name == "package":
             changes.update(_package_change(message.package, part))
+        elif name == "auto_renew":
+            changes[name] = _auto_renew(message)
         elif name == "payment_terms_days":
             changes[name] = optional_value(message, name)
         elif name == "metadata":
@@ -171,6 +227,14 @@ def engagement_changes(message: engagement_pb2.Engagement, paths: Iterable[str])
         else:
             changes[name] = getattr(message, name) or None
     return changes
+
+
+def _auto_renew(message: engagement_pb2.Engagement) -> AutoRenew | None:
+    if not message.HasField("auto_renew"):
+        return None
+    terms = message.auto_renew
+    percent = optional_decimal(terms, "uplift_percent", "engagement.auto_renew.uplift_percent")
+    return AutoRenew(terms.days_ahead, terms.months or None, percent or Decimal(0))
 
 
 def _package_change(package: engagement_pb2.PackageTerms, part: str) -> dict[str, Any]:
@@ -221,6 +285,8 @@ def engagement_query(request: pb.ListEngagementsRequest) -> EngagementQuery:
 
 # Invoices
 
+_TIME_LINES: Final = (invoice_pb2.INVOICE_LINE_KIND_TIME, invoice_pb2.INVOICE_LINE_KIND_OVERAGE)
+
 
 def new_invoice(message: invoice_pb2.Invoice) -> NewInvoice:
     """The invoice to create or preview."""
@@ -230,6 +296,7 @@ def new_invoice(message: invoice_pb2.Invoice) -> NewInvoice:
         external_id=message.external_id or None,
         currency_code=message.currency_code or None,
         lines=_lines(message),
+        discounts=_discounts(message.discounts, "invoice.discounts"),
         due_date=optional_date(message, "due_date", "invoice.due_date"),
         payment_terms_days=optional_value(message, "payment_terms_days"),
         memo=message.memo or None,
@@ -251,11 +318,31 @@ def _line(line: invoice_pb2.InvoiceLine, path: str) -> LineInput:
         period_start=optional_date(line, "period_start_date", f"{path}.period_start_date"),
         period_end=optional_date(line, "period_end_date", f"{path}.period_end_date"),
         engagement_id=optional_id(Prefix.ENGAGEMENT, line.engagement_id, f"{path}.engagement_id"),
+        tax_category=line.tax_category or STANDARD_TAX_CATEGORY,
+        discounts=_discounts(line.discounts, f"{path}.discounts"),
+    )
+
+
+def _discounts(given: Sequence[coupon_pb2.Discount], path: str) -> tuple[DiscountInput, ...]:
+    """What callers give; the discounts of coupons are the server's, and come back with an invoice that was read."""
+    return tuple(
+        DiscountInput(
+            discount.name,
+            optional_decimal(discount, "percent", f"{path}[{index}].percent"),
+            money(discount.amount, f"{path}[{index}].amount") if discount.HasField("amount") else None,
+        )
+        for index, discount in enumerate(given)
+        if not discount.coupon_redemption_id
     )
 
 
 def invoice_changes(message: invoice_pb2.Invoice, fields: Iterable[str]) -> dict[str, Any]:
     """The named fields, from a message that has their new values; the currency's never change."""
+    lines = [line for line in message.lines if line.kind not in _TIME_LINES]
+    if len(lines) != len(message.lines):
+        # The lines of time stay as they are; they come back from a caller who read them.
+        del message.lines[:]
+        message.lines.extend(lines)
     new = new_invoice(message)
     return {name: getattr(new, name) for name in fields}
 

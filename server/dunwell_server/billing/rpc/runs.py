@@ -9,9 +9,10 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from dunwell.v1 import billing_service_pb2 as pb
-from dunwell.v1 import invoice_pb2, money_pb2, run_pb2
-from dunwell_server.billing.model import InvoiceLine, LineKind
+from dunwell.v1 import money_pb2, run_pb2
+from dunwell_server.billing.model import DiscountKind, InvoiceDiscount, InvoiceLine, LineKind, LineTax
 from dunwell_server.billing.rpc.messages import line_message
+from dunwell_server.billing.rpc.pricing_messages import discount_message
 from dunwell_server.billing.service.clients import get_client
 from dunwell_server.billing.service.engagements import get_engagement, today
 from dunwell_server.kernel.errors import DunwellError, Reason, field_invalid
@@ -70,24 +71,51 @@ def check_reach(request: pb.GeneratePackageInvoicesRequest, call: CallContext) -
 
 
 def planned_invoice(item: RunItem) -> run_pb2.PlannedInvoice | None:
-    """The invoice that a dry run's item stands for; None where the item tells of none."""
-    detail = item.detail or {}
-    if "lines" not in detail or item.currency_code is None or item.amount_minor is None:
+    """The invoice that a dry run's item stands for; None where the item tells of none. `jobs.planned` writes its detail."""
+    detail, currency = item.detail or {}, item.currency_code
+    if "lines" not in detail or currency is None or item.amount_minor is None:
         return None
+
+    def money(minor: int) -> money_pb2.Money:
+        return money_pb2.Money(currency_code=currency, amount_minor=minor)
+
+    discounts = [_discount(discount) for discount in detail["discounts"]]
     return run_pb2.PlannedInvoice(
-        lines=[_planned_line(line, item.currency_code) for line in detail["lines"]],
-        total=money_pb2.Money(currency_code=item.currency_code, amount_minor=item.amount_minor),
+        lines=[line_message(_line(line), currency, discounts) for line in detail["lines"]],
+        discounts=[discount_message(discount, currency) for discount in discounts if discount.line_no is None],
+        subtotal=money(detail["subtotal"]),
+        discount_total=money(detail["discount_total"]),
+        tax_total=money(detail["tax_total"]),
+        tax_included_total=money(detail["tax_included_total"]),
+        total=money(item.amount_minor),
+        credit_applied=money(detail["credited"]),
+        amount_due=money(item.amount_minor - detail["credited"]),
         issue_date=date_message(date.fromisoformat(detail["issue_date"])),
         due_date=date_message(date.fromisoformat(detail["due_date"])),
     )
 
 
-def _planned_line(line: dict[str, Any], currency: str) -> invoice_pb2.InvoiceLine:
-    return line_message(
-        InvoiceLine(
-            line["line_no"], LineKind(line["kind"]), line["description"], Decimal(line["quantity"]),
-            Decimal(line["unit_price"]), line["amount_minor"], date.fromisoformat(line["period_start"]),
-            date.fromisoformat(line["period_end"]), UUID(line["engagement_id"]), line["in_advance"],
-        ),
-        currency,
+def _line(line: dict[str, Any]) -> InvoiceLine:
+    return InvoiceLine(
+        line["line_no"], LineKind(line["kind"]), line["description"], Decimal(line["quantity"]), Decimal(line["unit_price"]),
+        line["amount_minor"], date.fromisoformat(line["period_start"]), date.fromisoformat(line["period_end"]),
+        UUID(line["engagement_id"]), line["in_advance"], line["unit"], line["tax_category"], line["discount_minor"], line["tax_minor"],
+        line["tax_included_minor"], tuple(_tax(tax) for tax in line["taxes"]),
     )  # fmt: skip
+
+
+def _tax(tax: dict[str, Any]) -> LineTax:
+    rate = tax["tax_rate_id"]
+    return LineTax(
+        **{**tax, "tax_rate_id": None if rate is None else UUID(rate), "percentage": Decimal(tax["percentage"])}
+    )
+
+
+def _discount(discount: dict[str, Any]) -> InvoiceDiscount:
+    percent, redemption = discount["percent"], discount["redemption_id"]
+    return InvoiceDiscount(**{
+        **discount,
+        "kind": DiscountKind(discount["kind"]),
+        "percent": None if percent is None else Decimal(percent),
+        "redemption_id": None if redemption is None else UUID(redemption),
+    })  # fmt: skip

@@ -9,10 +9,16 @@ from uuid import UUID
 from dunwell.v1 import billing_service_pb2 as pb
 from dunwell.v1 import run_pb2
 from dunwell_server.billing.rpc.clients import ClientHandlers
+from dunwell_server.billing.rpc.credit import CreditHandlers
+from dunwell_server.billing.rpc.documents import DocumentHandlers
 from dunwell_server.billing.rpc.engagements import EngagementHandlers
 from dunwell_server.billing.rpc.invoices import InvoiceHandlers
 from dunwell_server.billing.rpc.parts import BillingHandlers
+from dunwell_server.billing.rpc.renewals import RenewalHandlers
+from dunwell_server.billing.rpc.reports import ReportHandlers
 from dunwell_server.billing.rpc.runs import all_firms_params, check_reach, planned_invoice, start_package_run
+from dunwell_server.billing.rpc.taxes import TaxHandlers
+from dunwell_server.billing.rpc.time import TimeHandlers
 from dunwell_server.platform.context import CallContext
 from dunwell_server.platform.database import UnitOfWork
 from dunwell_server.platform.runs import RunKind
@@ -20,7 +26,18 @@ from dunwell_server.rpc.current import current_call
 from dunwell_server.rpc.run_progress import tail_run
 
 
-class BillingServicer(ClientHandlers, EngagementHandlers, InvoiceHandlers, BillingHandlers):
+class BillingServicer(
+    TaxHandlers,
+    ClientHandlers,
+    CreditHandlers,
+    DocumentHandlers,
+    EngagementHandlers,
+    InvoiceHandlers,
+    RenewalHandlers,
+    ReportHandlers,
+    TimeHandlers,
+    BillingHandlers,
+):
     """Every RPC of the service: runs here, the other topics in files of their own."""
 
     async def GeneratePackageInvoices(

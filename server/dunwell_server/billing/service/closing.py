@@ -11,6 +11,8 @@ from dunwell_server.billing.errors import invoice_conflict
 from dunwell_server.billing.events import InvoicesClosed, InvoicesClosing, Verb
 from dunwell_server.billing.lines import earned_and_deferred
 from dunwell_server.billing.model import VOIDABLE, WRITABLE_OFF, AutopayStatus, Invoice
+from dunwell_server.billing.recognition import NOTHING_TAKEN
+from dunwell_server.billing.service import coupons, credit_application, recognition, time_billing
 from dunwell_server.billing.service.invoices import get_invoice, locked_invoice
 from dunwell_server.billing.service.journal import invoice_change
 from dunwell_server.billing.store import engagements as engagement_store
@@ -31,18 +33,24 @@ async def void_invoice(
     SENT, FAILED or OVERDUE and nothing was received.
     """
     invoice = await locked_invoice(uow, invoice_id, expected_version, [engagement_store.LOCK_COVERED_BY])
-    if invoice.state not in VOIDABLE or invoice.amount_received or invoice.amount_credited:
+    if invoice.state not in VOIDABLE or invoice.amount_received:
         raise invoice_conflict(
             invoice, "VoidInvoice", "an invoice that is SENT, FAILED or OVERDUE and of which nothing was received"
         )
     await uow.publish(InvoicesClosing([invoice], "void"))
+    await _give_credit_back(uow, invoice)
     earned, deferred = earned_and_deferred(invoice.lines)
+    taken = (await recognition.take_back_all(uow, [invoice_id]))[invoice_id] if deferred else NOTHING_TAKEN
     posting = ledger_rules.invoice_voided(
-        invoice.id, invoice.client_id, invoice.currency_code, earned=earned, deferred=deferred, tax=invoice.tax_total
-    )
+        invoice.id, invoice.client_id, invoice.currency_code,
+        earned=earned + taken.earned, deferred=deferred - taken.earned, tax=invoice.tax_total,
+    )  # fmt: skip
     await ledger.post(uow, [posting])
+    if any(discount.redemption_id for discount in invoice.discounts):
+        await coupons.give_back(uow, [invoice_id])
     await _bill_again(uow, invoice_id)
-    return await _close(uow, invoice, "void", {"void_time": uow.now}, reason)
+    await time_billing.release(uow, invoice_id)
+    return await _close(uow, invoice, "void", {"void_time": uow.now, "amount_credited": 0}, reason)
 
 
 async def write_off_invoice(
@@ -79,6 +87,15 @@ async def _close(uow: UnitOfWork, invoice: Invoice, verb: Verb, facts: dict[str,
     await journal.record(uow, invoice_change(closed, action, details, Severity.WARNING))
     await uow.publish(InvoicesClosed([closed], verb))
     return closed
+
+
+async def _give_credit_back(uow: UnitOfWork, invoice: Invoice) -> None:
+    """Give all credit back that was applied. STATE_CONFLICT where a credit note has taken something back already."""
+    if not invoice.amount_credited:
+        return
+    uses = await credit_application.give_back(uow, [invoice], reason="voided")
+    if sum(use.amount_minor for use in uses) != invoice.amount_credited:
+        raise invoice_conflict(invoice, "VoidInvoice", "an invoice without credit notes")
 
 
 async def _bill_again(uow: UnitOfWork, invoice_id: UUID) -> None:

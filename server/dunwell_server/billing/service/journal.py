@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
-from dunwell_server.billing.model import Client, Engagement, Invoice
+from dunwell_server.billing.model import Client, Engagement, Invoice, TimeEntry
 from dunwell_server.kernel.ids import Prefix, encode
 from dunwell_server.platform.journal import Category, Change, Severity
 
@@ -18,7 +19,9 @@ def client_change(client: Client, verb: str, details: Mapping[str, Any] | None =
     )
 
 
-def engagement_change(engagement: Engagement, verb: str, details: Mapping[str, Any] | None = None) -> Change:
+def engagement_change(
+    engagement: Engagement, verb: str, details: Mapping[str, Any] | None = None, severity: Severity = Severity.INFO
+) -> Change:
     """`engagement_created` / `engagement.created` and so on."""
     metadata = {
         "engagement_id": encode(Prefix.ENGAGEMENT, engagement.id),
@@ -34,6 +37,7 @@ def engagement_change(engagement: Engagement, verb: str, details: Mapping[str, A
         "engagement",
         engagement.id,
         event=f"engagement.{verb}",
+        severity=severity,
         metadata=_present(metadata),
     )
 
@@ -64,6 +68,44 @@ def invoice_change(
         invoice.id,
         event=f"invoice.{verb}",
         severity=severity,
+        metadata=_present(metadata),
+    )
+
+
+def credit_change(
+    entry_id: UUID, client_id: UUID, currency: str, verb: str, details: Mapping[str, Any] | None = None
+) -> Change:
+    """`credit_granted` / `credit.granted` and so on, of one entry of a client's credit. The client is locked."""
+    metadata = {
+        "credit_id": encode(Prefix.CREDIT, entry_id),
+        "client_id": encode(Prefix.CLIENT, client_id),
+        "currency_code": currency,
+        **(details or {}),
+    }
+    return Change(
+        Category.BILLING, f"credit_{verb}", "credit", entry_id, event=f"credit.{verb}", metadata=_present(metadata)
+    )
+
+
+def time_entry_change(entry: TimeEntry, verb: str, details: Mapping[str, Any] | None = None) -> Change:
+    """`time_entry_approved` / `time_entry.approved` and so on. What was done stays out of it."""
+    metadata = {
+        "time_entry_id": encode(Prefix.TIME_ENTRY, entry.id),
+        "engagement_id": encode(Prefix.ENGAGEMENT, entry.engagement_id),
+        "external_id": entry.external_id,
+        "state": entry.state.value,
+        "work_date": entry.work_date.isoformat(),
+        "minutes": entry.minutes,
+        "written_down_minutes": entry.written_down_minutes or None,
+        "reason": entry.reject_reason or entry.write_down_reason,
+        **(details or {}),
+    }
+    return Change(
+        Category.BILLING,
+        f"time_entry_{verb}",
+        "time_entry",
+        entry.id,
+        event=f"time_entry.{verb}",
         metadata=_present(metadata),
     )
 

@@ -10,6 +10,7 @@ from uuid import UUID
 from dunwell_server.billing import packages
 from dunwell_server.billing.errors import invoice_conflict
 from dunwell_server.billing.model import Invoice, InvoiceOrigin, InvoiceState
+from dunwell_server.billing.service import time_billing
 from dunwell_server.billing.service.engagements import get_engagement, today
 from dunwell_server.billing.service.invoices import NewInvoice, as_sent, compose, get_invoice, parties, with_lines
 from dunwell_server.billing.store import engagements as engagement_store
@@ -21,8 +22,9 @@ NO_ID: Final = UUID(int=0)
 
 async def preview_new(uow: UnitOfWork, new: NewInvoice) -> Invoice:
     """What CreateInvoice with `finalize` would write. Errors: those of CreateInvoice and FinalizeInvoice."""
-    draft, client, engagement = await compose(uow, new, lock=False)
-    return replace(as_sent(uow, draft, client, engagement), id=NO_ID)
+    charged = await time_billing.prepare(uow, new.client_id, new.time, lock=False)
+    draft, client, engagement = await compose(uow, new, lock=False, charged=charged)
+    return replace(await as_sent(uow, draft, client, engagement), id=NO_ID)
 
 
 async def preview_draft(uow: UnitOfWork, invoice_id: UUID) -> Invoice:
@@ -31,7 +33,7 @@ async def preview_draft(uow: UnitOfWork, invoice_id: UUID) -> Invoice:
     if draft.state is not InvoiceState.DRAFT:
         raise invoice_conflict(draft, "PreviewInvoice", "a DRAFT")
     client, engagement = await parties(uow, draft)
-    return replace(as_sent(uow, draft, client, engagement), id=NO_ID)
+    return replace(await as_sent(uow, draft, client, engagement), id=NO_ID)
 
 
 async def preview_engagement(uow: UnitOfWork, engagement_id: UUID, as_of: date | None = None) -> Invoice | None:
@@ -42,10 +44,13 @@ async def preview_engagement(uow: UnitOfWork, engagement_id: UUID, as_of: date |
     engagement = await get_engagement(uow, engagement_id)
     covered = await engagement_store.covered(uow, engagement_id, engagement.billed_through_date)
     zone = uow.firm.settings.zone
-    lines = packages.package_lines(engagement, engagement_id, as_of or today(uow), covered, zone=zone)
-    if not lines:
+    day = as_of or today(uow)
+    lines = packages.package_lines(engagement, engagement_id, day, covered, zone=zone)
+    facts = await time_billing.load(uow, [engagement], day, lock=False)
+    charged = time_billing.charges(facts, engagement, day).behind(len(lines))
+    if not lines and not charged.lines:
         return None
     new = NewInvoice(engagement.client_id, engagement_id=engagement_id)
     draft, client, _ = await compose(uow, new, lock=False)
-    draft = with_lines(replace(draft, origin=InvoiceOrigin.RUN), lines)
-    return replace(as_sent(uow, draft, client, engagement), id=NO_ID)
+    draft = with_lines(replace(draft, origin=InvoiceOrigin.RUN, discounts=charged.discounts), [*lines, *charged.lines])
+    return replace(await as_sent(uow, draft, client, engagement), id=NO_ID)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from dunwell_server.billing.model import AutopayCadence, Client, ClientState
+from dunwell_server.billing.model import AutopayCadence, Client, ClientState, TaxStatus
 from dunwell_server.billing.store.rows import (
     Conditions,
     PageRequest,
@@ -25,11 +25,12 @@ from dunwell_server.platform.database import UnitOfWork
 COLUMNS: Final = (
     "c.id, c.external_id, c.state, c.name, c.email, c.phone, c.address, c.tax_id, c.locale, c.currency_code, "
     "c.payment_terms_days, c.metadata, c.autopay_enabled, c.autopay_method_id, c.autopay_cadence, c.autopay_enable_time, "
-    "c.version, c.create_time, c.update_time, c.default_provider"
+    "c.version, c.create_time, c.update_time, c.default_provider, c.tax_status, "
+    "c.auto_apply_credit"
 )
 _CHANGEABLE: Final = frozenset(
     words(
-        "external_id name email phone address tax_id locale currency_code payment_terms_days metadata default_provider "
+        "external_id name email phone address tax_id locale currency_code payment_terms_days metadata default_provider tax_status auto_apply_credit "
         "autopay_enabled autopay_method_id autopay_cadence autopay_enable_time"
     )
 )
@@ -37,9 +38,9 @@ _JSON: Final = frozenset({"address", "metadata"})
 
 _INSERT = f"""
 INSERT INTO client AS c (firm_id, id, external_id, name, email, phone, address, tax_id, locale, currency_code,
-                         payment_terms_days, metadata, default_provider, create_time, update_time)
+                         payment_terms_days, metadata, default_provider, tax_status, auto_apply_credit, create_time, update_time)
 VALUES (%(firm_id)s, %(id)s, %(external_id)s, %(name)s, %(email)s, %(phone)s, %(address)s, %(tax_id)s, %(locale)s,
-        %(currency_code)s, %(payment_terms_days)s, %(metadata)s, %(default_provider)s, %(now)s, %(now)s)
+        %(currency_code)s, %(payment_terms_days)s, %(metadata)s, %(default_provider)s, %(tax_status)s, %(auto_apply_credit)s, %(now)s, %(now)s)
 RETURNING {COLUMNS}
 """
 _GET = f"SELECT {COLUMNS} FROM client c WHERE c.firm_id = %(firm_id)s AND c.id = %(id)s"
@@ -67,23 +68,38 @@ class ClientQuery:
     order: str = "CREATE_TIME_DESC"
 
 
-def _client(row: TupleRow) -> Client:
+def client_of(row: TupleRow) -> Client:
+    """A client from a row of `COLUMNS`."""
     values = list(row)
     values[2] = ClientState(values[2])
     values[14] = AutopayCadence(values[14])
+    values[20] = TaxStatus(values[20])
     return Client(*values)
 
 
 async def insert(uow: UnitOfWork, values: Mapping[str, Any]) -> Client:
     """Add a client: the changeable columns and `id`."""
-    client = await fetch_first(uow, _client, _INSERT, {**_adapted(values), "firm_id": uow.firm_id, "now": uow.now})
+    client = await fetch_first(uow, client_of, _INSERT, {**_adapted(values), "firm_id": uow.firm_id, "now": uow.now})
     assert client is not None
     return client
 
 
+async def insert_many(uow: UnitOfWork, rows: Sequence[Mapping[str, Any]]) -> list[Client]:
+    """Add clients in one statement: for each the changeable columns and `id`, the same of all. In the order of their ids."""
+    if not rows:
+        return []
+    columns = ", ".join(sorted(rows[0]))
+    statement = f"""
+        INSERT INTO client AS c (firm_id, {columns}, create_time, update_time)
+        SELECT %(firm_id)s, {columns}, %(now)s, %(now)s FROM jsonb_populate_recordset(NULL::client, %(rows)s) ORDER BY id RETURNING {COLUMNS}
+    """
+    values = {"firm_id": uow.firm_id, "now": uow.now, "rows": Jsonb([dict(row) for row in rows])}
+    return await fetch(uow, client_of, statement, values)
+
+
 async def get(uow: UnitOfWork, client_id: UUID, *, lock: bool = False) -> Client | None:
     """The client; locked against other changes and postings when asked."""
-    return await fetch_first(uow, _client, _LOCK if lock else _GET, {"firm_id": uow.firm_id, "id": client_id})
+    return await fetch_first(uow, client_of, _LOCK if lock else _GET, {"firm_id": uow.firm_id, "id": client_id})
 
 
 async def update(uow: UnitOfWork, client_id: UUID, changes: Mapping[str, Any]) -> Client | None:
@@ -96,7 +112,7 @@ async def update(uow: UnitOfWork, client_id: UUID, changes: Mapping[str, Any]) -
         f"WHERE c.firm_id = %(firm_id)s AND c.id = %(id)s RETURNING {COLUMNS}"
     )
     return await fetch_first(
-        uow, _client, statement, {**_adapted(changes), "firm_id": uow.firm_id, "id": client_id, "now": uow.now}
+        uow, client_of, statement, {**_adapted(changes), "firm_id": uow.firm_id, "id": client_id, "now": uow.now}
     )
 
 
@@ -123,7 +139,7 @@ async def select(uow: UnitOfWork, query: ClientQuery, page: PageRequest) -> list
     by_name = query.order == "NAME_ASC"
     keys = ("name", "id") if by_name else ("create_time", "id")
     tail = where.page(keys, query.order == "CREATE_TIME_DESC", page)
-    return await fetch(uow, _client, f"SELECT {COLUMNS} FROM client c {tail}", where.params)
+    return await fetch(uow, client_of, f"SELECT {COLUMNS} FROM client c {tail}", where.params)
 
 
 def _adapted(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from decimal import Decimal
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
@@ -17,11 +16,10 @@ from dunwell_server.billing.model import (
     AutopayStatus,
     CollectionColumns,
     Invoice,
-    InvoiceLine,
     InvoiceOrigin,
     InvoiceState,
-    LineKind,
 )
+from dunwell_server.billing.store import invoice_lines
 from dunwell_server.billing.store.rows import (
     Conditions,
     PageRequest,
@@ -42,31 +40,31 @@ COLUMNS: Final = (
     "i.paid_time, i.open_chargebacks, i.lost_disputes, i.state, i.version, i.create_time, i.update_time, "
     "i.autopay_enabled, i.autopay_status, i.autopay_cadence, i.autopay_method_id, i.autopay_next_charge_time, "
     "i.collection_cycle, i.failure_count, i.failure_code, i.failure_provider_code, i.failure_message, i.failure_time, "
-    "i.last_retry_time, i.retry_pending, i.retries_exhausted"
+    "i.last_retry_time, i.retry_pending, i.retries_exhausted, i.tax_included_total, i.discount_count"
 )
 _FACTS: Final = 37
 """How many of them come before the collection columns."""
-_ALL: Final = 51
+_COLLECTION: Final = 51
+"""How many come before what follows them."""
+_ALL: Final = 53
 """How many they are."""
-_LINES: Final = """
-(SELECT json_agg(json_build_array(l.line_no, l.kind, l.description, l.quantity::text, l.unit_price::text, l.amount_minor,
-                                  l.period_start, l.period_end, l.engagement_id, l.in_advance) ORDER BY l.line_no)
- FROM invoice_line l WHERE l.firm_id = i.firm_id AND l.invoice_id = i.id)
-"""
 _DRAFT: Final = words(
     "id external_id client_id engagement_id run_id origin currency_code memo metadata due_date payment_terms_days "
-    "line_count subtotal discount_total tax_total total create_time update_time"
+    "line_count subtotal discount_total tax_total tax_included_total discount_count total create_time update_time"
 )
-_SENT: Final = words("series issue_date due_date finalize_time paid_time")
+_SENT: Final = words("series issue_date due_date finalize_time paid_time amount_credited")
+PRICED: Final = words("line_count subtotal discount_total tax_total tax_included_total discount_count total")
+"""What pricing changes of an invoice's row."""
 _PLANNED: Final = words("autopay_enabled autopay_status autopay_cadence autopay_method_id autopay_next_charge_time")
 _CHANGEABLE: Final = frozenset(
     words(
-        "external_id memo metadata due_date payment_terms_days line_count subtotal total void_time write_off_time "
+        "external_id memo metadata due_date payment_terms_days line_count subtotal discount_total tax_total tax_included_total "
+        "discount_count total void_time write_off_time amount_credited "
         "autopay_status autopay_next_charge_time retry_pending"
     )
 )
 
-_READ = f"SELECT {COLUMNS}, {_LINES} FROM invoice i WHERE i.firm_id = %(firm_id)s AND i.id = %(id)s"
+_READ = f"SELECT {COLUMNS}, {invoice_lines.LINES}, {invoice_lines.DISCOUNTS} FROM invoice i WHERE i.firm_id = %(firm_id)s AND i.id = %(id)s"
 LOCK_CLIENT_OF: Final = """
 SELECT 1 FROM client WHERE firm_id = %(firm_id)s
   AND id = (SELECT client_id FROM invoice WHERE firm_id = %(firm_id)s AND id = %(id)s) FOR NO KEY UPDATE
@@ -80,17 +78,6 @@ ORDER BY id FOR NO KEY UPDATE
 _LOCK_MANY = f"""
 SELECT {COLUMNS} FROM invoice i WHERE i.firm_id = %(firm_id)s AND i.id = ANY(%(ids)s) ORDER BY i.id FOR NO KEY UPDATE
 """
-_LINE_ROWS = """
-    INSERT INTO invoice_line (firm_id, invoice_id, line_no, kind, description, quantity, unit_price, amount_minor,
-                              period_start, period_end, engagement_id, in_advance)
-    SELECT %(firm_id)s, %(id)s, line_no, kind, description, quantity, unit_price, amount_minor, period_start, period_end,
-           engagement_id, in_advance
-    FROM unnest(%(l_line_no)s::int[], %(l_kind)s::text[], %(l_description)s::text[], %(l_quantity)s::numeric[],
-                %(l_unit_price)s::numeric[], %(l_amount_minor)s::bigint[], %(l_period_start)s::date[],
-                %(l_period_end)s::date[], %(l_engagement_id)s::uuid[], %(l_in_advance)s::boolean[])
-        AS l (line_no, kind, description, quantity, unit_price, amount_minor, period_start, period_end, engagement_id,
-              in_advance)
-"""
 
 
 def _list(names: Sequence[str]) -> str:
@@ -102,7 +89,7 @@ def _values(names: Sequence[str]) -> str:
 
 
 _INSERT_DRAFT = f"""
-WITH lines AS ({_LINE_ROWS})
+WITH {{below}}
 INSERT INTO invoice (firm_id, {_list(_DRAFT)}) VALUES (%(firm_id)s, {_values(_DRAFT)})
 """
 _TAKE = """
@@ -116,19 +103,18 @@ _NUMBER = (
 )
 _SENT_ONLY = [name for name in _SENT if name not in _DRAFT]
 _INSERT_SENT = f"""
-WITH taken AS ({_TAKE}), lines AS ({_LINE_ROWS})
+WITH taken AS ({_TAKE}), {{below}}
 INSERT INTO invoice (firm_id, series_no, number, {_list(_DRAFT)}, {_list(_SENT_ONLY)}, {_list(_PLANNED)})
 SELECT %(firm_id)s, taken.series_no, {_NUMBER}, {_values(_DRAFT)}, {_values(_SENT_ONLY)}, {_values(_PLANNED)} FROM taken
 RETURNING series_no, number
 """
 _FINALIZE = f"""
 WITH taken AS ({_TAKE})
-UPDATE invoice i SET series_no = taken.series_no, number = {_NUMBER}, {assignments([*_SENT, *_PLANNED])},
+UPDATE invoice i SET series_no = taken.series_no, number = {_NUMBER}, {assignments([*_SENT, *_PLANNED, *PRICED])},
     version = version + 1, update_time = %(now)s
 FROM taken WHERE i.firm_id = %(firm_id)s AND i.id = %(id)s
 RETURNING i.series_no, i.number
 """
-_DELETE_LINES = "DELETE FROM invoice_line WHERE firm_id = %(firm_id)s AND invoice_id = %(id)s"
 _DELETE = "DELETE FROM invoice WHERE firm_id = %(firm_id)s AND id = %(id)s"
 _ADD_MONEY = f"""
 UPDATE invoice i SET amount_received = i.amount_received + d.amount, version = i.version + 1, update_time = %(now)s,
@@ -196,31 +182,17 @@ class InvoiceQuery:
 
 def invoice_from_row(row: TupleRow) -> Invoice:
     """An invoice from a row of `COLUMNS`, and of its lines as JSON where the statement has them."""
-    values, columns = list(row[:_FACTS]), list(row[_FACTS:_ALL])
+    values, columns = list(row[:_FACTS]), list(row[_FACTS:_COLLECTION])
     values[5] = InvoiceOrigin(values[5])
     values[33] = InvoiceState(values[33])
     columns[1] = None if columns[1] is None else AutopayStatus(columns[1])
     columns[2] = None if columns[2] is None else AutopayCadence(columns[2])
-    lines = row[_ALL] if len(row) > _ALL else None
+    lines, discounts = row[_ALL : _ALL + 2] if len(row) > _ALL else (None, None)
     values.append(CollectionColumns(*columns))
-    values.append(() if lines is None else tuple(map(_line, lines)))
+    values.append(invoice_lines.lines_of(lines))
+    values.extend(row[_COLLECTION:_ALL])
+    values.append(invoice_lines.discounts_of(discounts))
     return Invoice(*values)
-
-
-def _line(row: Sequence[Any]) -> InvoiceLine:
-    number, kind, description, quantity, price, amount, start, end, engagement, in_advance = row
-    return InvoiceLine(
-        number,
-        LineKind(kind),
-        description,
-        Decimal(quantity),
-        Decimal(price),
-        amount,
-        None if start is None else date.fromisoformat(start),
-        None if end is None else date.fromisoformat(end),
-        None if engagement is None else UUID(engagement),
-        in_advance,
-    )
 
 
 def key(uow: UnitOfWork, invoice_id: UUID) -> dict[str, Any]:
@@ -294,24 +266,32 @@ def _by_number(where: Conditions, number: str) -> None:
 
 
 async def insert_draft(uow: UnitOfWork, invoice: Invoice) -> None:
-    """Write a draft with its lines."""
-    params = {name: getattr(invoice, name) for name in _DRAFT}
-    params["metadata"] = Jsonb(invoice.metadata)
-    params.update(_line_params(invoice.lines))
-    await uow.conn.execute(_INSERT_DRAFT, {**params, "firm_id": uow.firm_id})
+    """Write a draft with what is on it."""
+    await uow.conn.execute(_with_below(_INSERT_DRAFT, invoice), {**_draft_params(invoice), "firm_id": uow.firm_id})
 
 
 async def insert_sent(uow: UnitOfWork, invoice: Invoice, padding: int) -> Numbered:
-    """Take a number and write a finalised invoice with its lines under it; `number_of` the answer reads it."""
-    params = {name: getattr(invoice, name) for name in _DRAFT}
-    params["metadata"] = Jsonb(invoice.metadata)
-    params.update(_line_params(invoice.lines))
-    return await _numbered(uow, _INSERT_SENT, params, invoice, padding)
+    """Take a number and write a finalised invoice with what is on it under it; `number_of` the answer reads it."""
+    return await _numbered(uow, _with_below(_INSERT_SENT, invoice), _draft_params(invoice), invoice, padding)
 
 
 async def finalize(uow: UnitOfWork, invoice: Invoice, padding: int) -> Numbered:
-    """Take a number and finalise a draft under it; `number_of` the answer reads it."""
-    return await _numbered(uow, _FINALIZE, {"id": invoice.id, "now": uow.now}, invoice, padding)
+    """Take a number and finalise a draft under it, with its totals as they are now; `number_of` the answer reads it."""
+    params = {"id": invoice.id, "now": uow.now, **{name: getattr(invoice, name) for name in PRICED}}
+    return await _numbered(uow, _FINALIZE, params, invoice, padding)
+
+
+def _with_below(statement: str, invoice: Invoice) -> str:
+    return statement.format(
+        below=", ".join(f"{name} AS ({text})" for name, text in invoice_lines.inserts(invoice).items())
+    )
+
+
+def _draft_params(invoice: Invoice) -> dict[str, Any]:
+    params = {name: getattr(invoice, name) for name in _DRAFT}
+    params["metadata"] = Jsonb(invoice.metadata)
+    params.update(invoice_lines.params_of(invoice))
+    return params
 
 
 async def number_of(numbered: Numbered) -> tuple[int, str]:
@@ -356,18 +336,11 @@ async def update(uow: UnitOfWork, invoice_id: UUID, changes: Mapping[str, Any]) 
     await uow.conn.execute(statement, {**params, **key(uow, invoice_id), "now": uow.now})
 
 
-async def replace_lines(uow: UnitOfWork, invoice_id: UUID, lines: Sequence[InvoiceLine]) -> None:
-    """Put other lines on a draft."""
-    async with uow.conn.pipeline():
-        await uow.conn.execute(_DELETE_LINES, key(uow, invoice_id))
-        await uow.conn.execute(_LINE_ROWS, {**_line_params(lines), **key(uow, invoice_id)})
-
-
 async def delete(uow: UnitOfWork, invoice_id: UUID) -> None:
-    """Delete a draft and its lines."""
+    """Delete a draft and what is on it."""
     async with uow.conn.pipeline():
-        await uow.conn.execute(_DELETE_LINES, key(uow, invoice_id))
-        await uow.conn.execute(_DELETE, key(uow, invoice_id))
+        for statement in (*invoice_lines.DELETES, _DELETE):
+            await uow.conn.execute(statement, key(uow, invoice_id))
 
 
 async def add_money(uow: UnitOfWork, received: Mapping[UUID, int]) -> list[Invoice]:
@@ -410,18 +383,3 @@ async def mark_overdue(uow: UnitOfWork, today: date, limit: int) -> list[Invoice
     """Give those an overdue time whose due date has passed without autopay; their new facts, in id order."""
     params = {"firm_id": uow.firm_id, "today": today, "now": uow.now, "limit": limit}
     return sorted(await fetch(uow, invoice_from_row, _MARK_OVERDUE, params), key=lambda invoice: invoice.id)
-
-
-def _line_params(lines: Sequence[InvoiceLine]) -> dict[str, list[Any]]:
-    return {
-        "l_line_no": [line.line_no for line in lines],
-        "l_kind": [line.kind.value for line in lines],
-        "l_description": [line.description for line in lines],
-        "l_quantity": [line.quantity for line in lines],
-        "l_unit_price": [line.unit_price for line in lines],
-        "l_amount_minor": [line.amount_minor for line in lines],
-        "l_period_start": [line.period_start for line in lines],
-        "l_period_end": [line.period_end for line in lines],
-        "l_engagement_id": [line.engagement_id for line in lines],
-        "l_in_advance": [line.in_advance for line in lines],
-    }

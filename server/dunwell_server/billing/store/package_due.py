@@ -34,6 +34,7 @@ class DueEngagement(NamedTuple):
     fee_minor: int
     billing_interval: str
     anchor: str
+    anchor_day: int | None
     timing: str
     partial_periods: str
     proration_text: str
@@ -48,6 +49,10 @@ class DueEngagement(NamedTuple):
     autopay_cadence: str
     autopay_method_id: UUID | None
     autopay_enable_time: datetime | None
+    client_tax_status: str
+    client_country_code: str | None
+    client_region: str | None
+    client_tax_id: str | None
 
     @property
     def proration(self) -> ProrationPolicy:
@@ -96,9 +101,10 @@ SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan'
 """
 _COLUMNS: Final = """
 e.id, e.client_id, e.pricing_mode, e.currency_code, e.start_date, e.end_date, e.fee_minor, e.billing_interval, e.anchor,
-e.timing, e.partial_periods, e.proration::text, e.line_description,
+e.anchor_day, e.timing, e.partial_periods, e.proration::text, e.line_description,
 coalesce(e.payment_terms_days, c.payment_terms_days), e.billed_through_date, e.next_bill_date, e.void_count, c.state,
-c.currency_code, c.autopay_enabled, c.autopay_cadence, c.autopay_method_id, c.autopay_enable_time
+c.currency_code, c.autopay_enabled, c.autopay_cadence, c.autopay_method_id, c.autopay_enable_time, c.tax_status,
+c.address ->> 'country_code', c.address ->> 'region', c.tax_id
 """
 _DUE: Final = "e.firm_id = %(firm_id)s AND e.next_bill_date <= %(as_of)s"
 # OFFSET 0 keeps this a look-up per row: as a join, it would read all items of the run for every chunk. So does hiding

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from dunwell_server.billing.tables import credit, invoices, parties
+from dunwell_server.billing.tables import credit, documents, invoices, parties, pricing, recognition, time
 from dunwell_server.billing.tables.vocabulary import AUTOPAY_STATUSES, CADENCES, FAILURE_CODES
 
-__all__ = ["AUTOPAY_STATUSES", "CADENCES", "FAILURE_CODES", "credit", "invoices", "parties"]
+__all__ = [
+    "AUTOPAY_STATUSES",
+    "CADENCES",
+    "FAILURE_CODES",
+    "credit",
+    "documents",
+    "invoices",
+    "parties",
+    "pricing",
+    "recognition",
+    "time",
+]

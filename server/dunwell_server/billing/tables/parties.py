@@ -11,7 +11,10 @@ from dunwell_server.platform.schema import (
     Column,
     Index,
     Integer,
+    Numeric,
+    SmallInteger,
     Text,
+    UniqueConstraint,
     client_key,
     created,
     currency,
@@ -45,7 +48,11 @@ client = tenant_table(
     Column("autopay_cadence", Text, nullable=False, server_default=text("'ON_DUE'")),
     instant("autopay_enable_time"),
     optional("default_provider"),
+    flag("auto_apply_credit", default=True),
     version(), created(), updated(),
+    Column("tax_status", Text, nullable=False, server_default=text("'TAXABLE'")),
+    one_of("tax_status", "TAXABLE", "EXEMPT", "REVERSE_CHARGE"),
+    CheckConstraint("tax_status <> 'REVERSE_CHARGE' OR tax_id IS NOT NULL", name="tax_id"),
     one_of("state", "ACTIVE", "ARCHIVED"),
     one_of("autopay_cadence", *CADENCES),
     CheckConstraint("NOT autopay_enabled OR autopay_enable_time IS NOT NULL", name="autopay"),
@@ -86,7 +93,65 @@ engagement = tenant_table(
     one_of("anchor", "START_DATE", "CALENDAR"),
     one_of("timing", "IN_ADVANCE", "IN_ARREARS"),
     one_of("partial_periods", "PRORATE", "FULL"),
-    CheckConstraint("end_date > start_date", name="dates"),
+    # The day of month that periods aim for where the start date falls short of it: see `packages`.
+    optional("anchor_day", SmallInteger),
+    optional("renewed_to_id", UUID()),
+    optional("auto_renew_days", SmallInteger),
+    optional("auto_renew_months", SmallInteger),
+    optional("auto_renew_uplift", Numeric),
+    instant("renewal_notice_time"),
+    # A term of no days is a renewal withdrawn before it began.
+    CheckConstraint(
+        "end_date > start_date OR (end_date = start_date AND state = 'ENDED' AND next_bill_date IS NULL"
+        " AND billed_through_date = start_date AND renewed_to_id IS NULL)",
+        name="dates",
+    ),
+    CheckConstraint(
+        "anchor_day IS NULL OR (anchor_day BETWEEN 29 AND 31 AND anchor_day > extract(day FROM start_date)"
+        " AND extract(day FROM start_date + 1) = 1)",
+        name="anchor_day",
+    ),
+    CheckConstraint("renewed_to_id IS NULL OR (end_date IS NOT NULL AND renewed_to_id <> id)", name="renewal"),
+    CheckConstraint(
+        "(auto_renew_days IS NULL) = (auto_renew_uplift IS NULL) AND (auto_renew_days IS NOT NULL OR auto_renew_months IS NULL)"
+        " AND (auto_renew_days IS NULL OR end_date IS NOT NULL)",
+        name="auto_renew",
+    ),
+    CheckConstraint(
+        "auto_renew_days BETWEEN 0 AND 365 AND auto_renew_months BETWEEN 1 AND 1200 AND auto_renew_uplift BETWEEN -100 AND 1000",
+        name="auto_renew_terms",
+    ),
+    reference("renewed_to_id", "engagement"),
+    Index(
+        "engagement_renewed_to_key", "firm_id", "renewed_to_id", unique=True, postgresql_where=text("renewed_to_id IS NOT NULL")
+    ),
+    Index(
+        "engagement_auto_renew_idx", "firm_id", text("(end_date - auto_renew_days)"), "id",
+        postgresql_where=text("auto_renew_days IS NOT NULL AND renewed_to_id IS NULL"),
+    ),
+    optional("default_rate", Numeric),
+    optional("billing_increment_minutes", SmallInteger),
+    optional("time_rounding"),
+    optional("time_grouping"),
+    optional("included_minutes", Integer),
+    optional("rollover_periods", SmallInteger),
+    minor("period_cap_minor", nullable=True),
+    minor("total_cap_minor", nullable=True),
+    CheckConstraint(
+        "num_nonnulls(default_rate, billing_increment_minutes, time_rounding, time_grouping, included_minutes, rollover_periods)"
+        " = CASE pricing_mode WHEN 'PACKAGE' THEN 0 ELSE 6 END"
+        " AND (pricing_mode <> 'PACKAGE' OR num_nonnulls(period_cap_minor, total_cap_minor) = 0)",
+        name="hourly",
+    ),
+    CheckConstraint(
+        "default_rate >= 0 AND billing_increment_minutes BETWEEN 1 AND 1440 AND included_minutes >= 0"
+        " AND rollover_periods BETWEEN 0 AND 120 AND (pricing_mode = 'MIXED' OR included_minutes = 0)",
+        name="hourly_terms",
+    ),
+    CheckConstraint("period_cap_minor >= 0 AND total_cap_minor >= 0", name="caps"),
+    one_of("time_rounding", "UP", "NEAREST", "DOWN"),
+    one_of("time_grouping", "ROLE", "PERSON", "ENTRY"),
+    UniqueConstraint("firm_id", "id", "client_id"),
     CheckConstraint("fee_minor >= 0", name="fee"),
     CheckConstraint("payment_terms_days BETWEEN 0 AND 365", name="terms"),
     reference("client_id", "client"),

@@ -18,8 +18,10 @@ from dunwell_server.platform.database import UnitOfWork
 from dunwell_server.platform.invariants.books import FACTS, INVOICES, LEDGER
 from dunwell_server.platform.invariants.cards import check_cards
 from dunwell_server.platform.invariants.catalogue import CATALOGUE, catalogue_checks
+from dunwell_server.platform.invariants.credit import CREDIT
 from dunwell_server.platform.invariants.model import MAX_ROWS, Check, Fetch, Invariant, Violation, run
 from dunwell_server.platform.invariants.provider import Movement, check_provider
+from dunwell_server.platform.invariants.recognition import RECOGNITION
 from dunwell_server.platform.invariants.refunds import REFUNDS
 from dunwell_server.platform.invariants.work import AUDIT, COLLECTION, COVERAGE, STATES, STUCK
 
@@ -28,7 +30,19 @@ __all__ = [
     "check_provider", "run", "run_all", "run_for_firm",
 ]  # fmt: skip
 
-INVARIANTS: Final = (*LEDGER, *INVOICES, *FACTS, *REFUNDS, *COLLECTION, *COVERAGE, *STATES, *AUDIT, *STUCK)
+INVARIANTS: Final = (
+    *LEDGER,
+    *RECOGNITION,
+    *INVOICES,
+    *CREDIT,
+    *FACTS,
+    *REFUNDS,
+    *COLLECTION,
+    *COVERAGE,
+    *STATES,
+    *AUDIT,
+    *STUCK,
+)
 """Every invariant that is one query over the firms' rows."""
 
 

@@ -39,15 +39,18 @@ _PAID = "i.amount_received - i.amount_refunded - i.amount_charged_back"
 _DUE = "(i.total - i.amount_credited - (i.amount_received - i.amount_refunded - i.amount_charged_back))"
 
 INVOICES: Final = (
-    Invariant("invoice_totals", 2, "Total = subtotal - discounts + tax; the subtotal and count are those of the lines.", """
+    Invariant("invoice_totals", 2, "Total = subtotal - discounts + tax on top; subtotal, discounts, tax and count are those of the lines.", """
         SELECT i.firm_id, 'invoice' AS object_type, i.id::text AS object_id,
                format('total %%s, subtotal %%s, discounts %%s, tax %%s; %%s lines sum to %%s, %%s stored', i.total, i.subtotal, i.discount_total,
                       i.tax_total, l.lines, l.amount, i.line_count) AS message
         FROM invoice i CROSS JOIN LATERAL (
-            SELECT count(*) AS lines, coalesce(sum(amount_minor), 0) AS amount FROM invoice_line l WHERE l.firm_id = i.firm_id AND l.invoice_id = i.id
+            SELECT count(*) AS lines, coalesce(sum(amount_minor), 0) AS amount, coalesce(sum(discount_minor), 0) AS discount,
+                   coalesce(sum(tax_minor), 0) AS tax, coalesce(sum(tax_included_minor), 0) AS included
+            FROM invoice_line l WHERE l.firm_id = i.firm_id AND l.invoice_id = i.id
         ) l
-        WHERE i.total <> i.subtotal - i.discount_total + i.tax_total
-           OR (i.finalize_time IS NOT NULL AND (l.amount <> i.subtotal OR l.lines <> i.line_count))"""),
+        WHERE i.total <> i.subtotal - i.discount_total + i.tax_total - i.tax_included_total
+           OR (i.finalize_time IS NOT NULL AND (l.amount, l.lines, l.discount, l.tax, l.included)
+               IS DISTINCT FROM (i.subtotal, i.line_count, i.discount_total, i.tax_total, i.tax_included_total))"""),
     Invariant("invoice_amounts", 2, "Amounts paid and due are as defined, and nothing is negative.", """
         SELECT i.firm_id, 'invoice' AS object_type, i.id::text AS object_id,
                format('total %%s, received %%s, refunded %%s, charged back %%s, credited %%s; stored: paid %%s, due %%s', i.total, i.amount_received,
@@ -92,21 +95,6 @@ INVOICES: Final = (
         SELECT firm_id, 'invoice' AS object_type, min(id::text) AS object_id, format('%%s documents have the number %%s', count(*), number) AS message
         FROM (SELECT firm_id, id, number FROM invoice WHERE number IS NOT NULL UNION ALL SELECT firm_id, id, number FROM credit_note) n
         GROUP BY firm_id, number HAVING count(*) > 1"""),
-    Invariant("credit", 5, "Credit is never negative, is what payments left over and refunds moved, and no invoice takes more than its total.", """
-        SELECT firm_id, 'client' AS object_type, client_id::text AS object_id,
-               format('%%s: credit is %%s, payments and refunds left %%s', currency_code, coalesce(b.credit_minor, 0), coalesce(p.credited, 0)) AS message
-        FROM client_balance b FULL JOIN (
-            SELECT firm_id, client_id, currency_code, sum(amount) AS credited FROM (
-                SELECT firm_id, client_id, currency_code, credited_minor AS amount FROM payment WHERE state = 'SUCCEEDED'
-                UNION ALL
-                SELECT firm_id, client_id, currency_code, CASE WHEN destination = 'CREDIT' OR failed_after_success THEN amount_minor ELSE 0 END - from_credit_minor
-                FROM refund WHERE succeed_time IS NOT NULL
-            ) m GROUP BY firm_id, client_id, currency_code
-        ) p USING (firm_id, client_id, currency_code)
-        WHERE coalesce(b.credit_minor, 0) < 0 OR coalesce(b.credit_minor, 0) <> coalesce(p.credited, 0)
-        UNION ALL
-        SELECT firm_id, 'invoice', id::text, format('credit %%s is more than the total %%s', amount_credited, total)
-        FROM invoice WHERE amount_credited > total"""),
 )  # fmt: skip
 
 FACTS: Final = (

@@ -18,6 +18,11 @@ APPEND_ONLY: Final = (
     "payment_allocation",
     "credit_note",
     "refund_allocation",
+    "credit_entry",
+    "credit_use",
+    "credit_note_line",
+    "credit_note_line_tax",
+    "credit_note_payout",
 )
 """Tables that the application's role may add to, and nothing else."""
 
@@ -72,10 +77,10 @@ CATALOGUE: Final = (
         FROM pg_class c CROSS JOIN (VALUES ('INSERT'), ('UPDATE'), ('DELETE'), ('TRUNCATE')) AS p (privilege)
         WHERE c.relnamespace IN ('public'::regnamespace, 'control'::regnamespace) AND c.relkind IN ('r', 'p')
           AND has_table_privilege('dunwell_auditor', c.oid, p.privilege)"""),
-    Invariant("definer_functions", 12, "Only the ledger's balance function runs with its owner's rights.", """
+    Invariant("definer_functions", 12, "Only the functions that keep balances and credit, and a firm's erasure, run with their owner's rights.", """
         SELECT NULL::uuid AS firm_id, 'function' AS object_type, p.oid::regprocedure::text AS object_id, 'is SECURITY DEFINER' AS message
         FROM pg_proc p WHERE p.pronamespace IN ('public'::regnamespace, 'control'::regnamespace) AND p.prosecdef
-          AND p.proname <> 'apply_entries' AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e')
+          AND p.proname NOT IN ('apply_entries', 'apply_credit_uses', 'erase_columns', 'purge_documents') AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e')
         UNION ALL
         SELECT NULL::uuid, 'view', c.oid::regclass::text, 'is a materialised view, or a view with its owner''s rights'
         FROM pg_class c WHERE c.relnamespace IN ('public'::regnamespace, 'control'::regnamespace)
@@ -88,11 +93,12 @@ CATALOGUE: Final = (
                        'checkout_session', 'setup_intent', 'provider_event']) AS m (name),
                    unnest(ARRAY['state_edge', 'initial_state']) AS e (trigger_name)
               UNION ALL SELECT name, 'append_only' FROM unnest(ARRAY['audit_event', 'audit_seal', 'event', 'ledger_posting', 'ledger_entry',
-                  'payment_allocation', 'credit_note', 'refund_allocation']) AS a (name)
+                  'payment_allocation', 'credit_note', 'refund_allocation', 'credit_use', 'credit_note_line', 'credit_note_line_tax', 'credit_note_payout']) AS a (name)
               UNION ALL SELECT name, 'fixed' FROM unnest(ARRAY['payment', 'attempt', 'refund', 'payment_method', 'engagement', 'collection_hold']) AS f (name)
               UNION ALL VALUES ('ledger_entry', 'balanced'), ('invoice', 'fixed_once_sent'), ('invoice', 'fixed_ends'), ('invoice', 'kept_once_sent'),
                   ('invoice', 'finalized_lines_add_up'), ('invoice_line', 'lines_add_up'), ('invoice_line', 'lines_kept'),
-                  ('invoice_series', 'forward_only')) AS w
+                  ('invoice_series', 'forward_only'), ('revenue_schedule', 'fixed'), ('credit_entry', 'begins'), ('credit_entry', 'fixed'), ('credit_entry', 'kept'), ('credit_use', 'used'),
+                  ('credit_note_line', 'lines_add_up'), ('credit_note_line_tax', 'taxes_add_up'), ('credit_note_payout', 'within_note')) AS w
         LEFT JOIN pg_trigger t ON t.tgrelid = to_regclass('public.' || w.name) AND t.tgname = w.trigger_name
         WHERE t.oid IS NULL OR t.tgenabled NOT IN ('O', 'A')"""),
 )  # fmt: skip

@@ -30,15 +30,18 @@ REFUNDS: Final = (
            OR (r.succeed_time IS NOT NULL) <> (r.state = 'SUCCEEDED' OR r.failed_after_success)"""),
     Invariant("refund_amounts", 8, "A refund that succeeded is what was taken from credit and invoices, and what its posting pays out.", """
         SELECT r.firm_id, 'refund' AS object_type, r.id::text AS object_id,
-               format('amount %%s; from credit %%s, from invoices %%s, uncovered %%s; posted %%s', r.amount_minor, r.from_credit_minor, s.allocated,
-                      r.uncovered_minor, s.posted) AS message
+               format('amount %%s; from credit %%s, promised %%s, from invoices %%s, uncovered %%s; posted %%s', r.amount_minor, r.from_credit_minor,
+                      r.from_payable_minor, s.allocated, r.uncovered_minor, s.posted) AS message
         FROM refund r CROSS JOIN LATERAL (SELECT
             (SELECT coalesce(sum(l.amount_minor), 0) FROM refund_allocation l WHERE l.firm_id = r.firm_id AND l.refund_id = r.id) AS allocated,
+            (SELECT coalesce(sum(o.amount_minor), 0) FROM credit_note_payout o WHERE o.firm_id = r.firm_id AND o.refund_id = r.id) AS paid_out,
             (SELECT -coalesce(sum(e.amount_minor), 0) FROM ledger_posting g JOIN ledger_entry e ON e.firm_id = g.firm_id AND e.posting_id = g.id
              WHERE g.firm_id = r.firm_id AND g.source_id = r.id AND g.kind = 'refunded' AND e.amount_minor < 0) AS posted
         ) s
-        WHERE (r.succeed_time IS NOT NULL AND (r.amount_minor <> r.from_credit_minor + s.allocated + r.uncovered_minor OR s.posted <> r.amount_minor))
-           OR (r.succeed_time IS NULL AND (r.from_credit_minor <> 0 OR r.uncovered_minor <> 0 OR s.allocated <> 0))"""),
+        WHERE (r.succeed_time IS NOT NULL AND (r.amount_minor <> r.from_credit_minor + r.from_payable_minor + s.allocated + r.uncovered_minor
+                OR s.posted <> r.amount_minor OR s.paid_out <> r.from_payable_minor))
+           OR (r.succeed_time IS NULL AND (r.from_credit_minor <> 0 OR r.from_payable_minor <> 0 OR r.uncovered_minor <> 0 OR s.allocated <> 0
+                OR s.paid_out <> 0))"""),
     Invariant("refund_allocations", 8, "An allocation of a refund has a credit note of its amount, unless the invoice is owed again; no invoice gives back more "
         "of a payment than it took.", """
         SELECT l.firm_id, 'refund' AS object_type, l.refund_id::text AS object_id,
@@ -51,14 +54,17 @@ REFUNDS: Final = (
         FROM refund_allocation l JOIN refund r ON r.firm_id = l.firm_id AND r.id = l.refund_id
         LEFT JOIN payment_allocation a ON a.firm_id = l.firm_id AND a.payment_id = r.payment_id AND a.invoice_id = l.invoice_id
         GROUP BY l.firm_id, r.payment_id, l.invoice_id, a.amount_minor HAVING sum(l.amount_minor) > coalesce(a.amount_minor, 0)"""),
-    Invariant("invoice_refunds", 8, "What an invoice was refunded and credited is the sum of its refunds' allocations and of its credit notes.", """
+    Invariant("invoice_refunds", 8, "What an invoice was refunded and credited is the sum of its refunds' allocations, of its credit notes, and of credit applied.", """
         SELECT i.firm_id, 'invoice' AS object_type, i.id::text AS object_id,
-               format('refunded %%s, allocations sum to %%s; credited %%s, credit notes sum to %%s', i.amount_refunded, s.refunded, i.amount_credited, s.credited) AS message
+               format('refunded %%s, allocations and notes sum to %%s; credited %%s, credit notes and applied credit sum to %%s', i.amount_refunded, s.refunded, i.amount_credited, s.credited) AS message
         FROM invoice i CROSS JOIN LATERAL (SELECT
-            (SELECT coalesce(sum(l.amount_minor), 0) FROM refund_allocation l WHERE l.firm_id = i.firm_id AND l.invoice_id = i.id) AS refunded,
-            (SELECT coalesce(sum(n.amount_minor), 0) FROM credit_note n WHERE n.firm_id = i.firm_id AND n.invoice_id = i.id) AS credited
+            (SELECT coalesce(sum(l.amount_minor), 0) FROM refund_allocation l WHERE l.firm_id = i.firm_id AND l.invoice_id = i.id)
+                + (SELECT coalesce(sum(n.credited_minor + n.payable_minor), 0) FROM credit_note n WHERE n.firm_id = i.firm_id AND n.invoice_id = i.id) AS refunded,
+            (SELECT coalesce(sum(n.amount_minor), 0) FROM credit_note n WHERE n.firm_id = i.firm_id AND n.invoice_id = i.id)
+                + (SELECT coalesce(sum(CASE u.kind WHEN 'APPLIED' THEN u.amount_minor ELSE -u.amount_minor END), 0) FROM credit_use u
+                   WHERE u.firm_id = i.firm_id AND u.invoice_id = i.id) AS credited
         ) s WHERE i.amount_refunded <> s.refunded OR i.amount_credited <> s.credited"""),
-    Invariant("credit_notes", 8, "Every credit note has exactly one posting of its parts, event and audit entry, and what it owes the client is paid out.", """
+    Invariant("credit_notes", 8, "Every credit note has exactly one posting of its parts, event and audit entry, and what notes still promise is what is payable.", """
         SELECT n.firm_id, 'credit_note' AS object_type, n.id::text AS object_id,
                format('amount %%s, tax %%s, deferred %%s; postings %%s over %%s, tax %%s, deferred %%s; events %%s, audit entries %%s', n.amount_minor, n.tax_minor,
                       n.deferred_minor, s.postings, s.payable, s.tax, s.deferred, s.events, s.entries) AS message
@@ -73,8 +79,16 @@ REFUNDS: Final = (
             (SELECT coalesce(sum(e.amount_minor) FILTER (WHERE e.account = 'deferred_revenue'), 0) FROM ledger_posting g
              JOIN ledger_entry e ON e.firm_id = g.firm_id AND e.posting_id = g.id WHERE g.firm_id = n.firm_id AND g.source_id = n.id) AS deferred
         ) s
-        WHERE s.postings <> 1 OR s.events <> 1 OR s.entries <> 1 OR s.payable <> n.amount_minor OR s.tax <> n.tax_minor OR s.deferred <> n.deferred_minor
+        WHERE s.postings <> 1 OR s.events <> 1 OR s.entries <> 1 OR s.payable <> CASE WHEN n.refund_id IS NULL THEN n.payable_minor ELSE n.amount_minor END OR s.tax <> n.tax_minor OR s.deferred <> n.deferred_minor
         UNION ALL
-        SELECT firm_id, 'account', 'refund_payable', format('%%s: %%s minor units were credited and not paid out', currency_code, -sum(amount_minor))
-        FROM ledger_entry WHERE account = 'refund_payable' GROUP BY firm_id, currency_code HAVING sum(amount_minor) <> 0"""),
+        SELECT firm_id, 'account', 'refund_payable', format('%%s: %%s minor units are payable, credit notes promise %%s', currency_code,
+               coalesce(a.payable, 0), coalesce(n.promised, 0))
+        FROM (SELECT firm_id, currency_code, -sum(amount_minor) AS payable FROM ledger_entry WHERE account = 'refund_payable' GROUP BY firm_id, currency_code) a
+        FULL JOIN (
+            SELECT n.firm_id, n.currency_code, sum(n.payable_minor - coalesce(o.amount, 0)) AS promised
+            FROM credit_note n LEFT JOIN (SELECT firm_id, credit_note_id, sum(amount_minor) AS amount FROM credit_note_payout GROUP BY firm_id, credit_note_id) o
+                ON o.firm_id = n.firm_id AND o.credit_note_id = n.id
+            GROUP BY n.firm_id, n.currency_code
+        ) n USING (firm_id, currency_code)
+        WHERE coalesce(a.payable, 0) <> coalesce(n.promised, 0)"""),
 )  # fmt: skip

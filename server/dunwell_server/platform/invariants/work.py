@@ -63,7 +63,7 @@ COVERAGE: Final = (
         FROM coverage a JOIN coverage b ON b.firm_id = a.firm_id AND b.engagement_id = a.engagement_id AND b.component = a.component
             AND (b.invoice_id, b.line_no) > (a.invoice_id, a.line_no) AND b.period && a.period
         WHERE a.release_time IS NULL AND b.release_time IS NULL"""),
-    Invariant("coverage_gaps", 4, "Everything before an engagement's billed-through date is covered by live invoices.", """
+    Invariant("coverage_gaps", 4, "Everything before an engagement's billed-through date is covered by live invoices; time has no coverage.", """
         SELECT e.firm_id, 'engagement' AS object_type, e.id::text AS object_id,
                format('billed through %%s, but not covered: %%s', e.billed_through_date, g.gap) AS message
         FROM engagement e CROSS JOIN LATERAL (
@@ -71,7 +71,7 @@ COVERAGE: Final = (
                 - coalesce((SELECT range_agg(c.period) FROM coverage c
                             WHERE c.firm_id = e.firm_id AND c.engagement_id = e.id AND c.release_time IS NULL), '{}'::datemultirange) AS gap
         ) g
-        WHERE e.billing_interval <> 'ONE_TIME' AND NOT isempty(g.gap)"""),
+        WHERE e.billing_interval <> 'ONE_TIME' AND e.pricing_mode <> 'HOURLY' AND NOT isempty(g.gap)"""),
     Invariant("coverage_follows_invoice", 4, "Coverage is live while its invoice stands, and released when it is void.", """
         SELECT c.firm_id, 'invoice' AS object_type, c.invoice_id::text AS object_id,
                format('the invoice is %%s, its coverage %%s is %%s', i.state, c.period, CASE WHEN c.release_time IS NULL THEN 'live' ELSE 'released' END) AS message

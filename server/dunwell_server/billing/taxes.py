@@ -14,7 +14,7 @@ from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
 from math import lcm
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from dunwell_server.billing.model import LineTax, TaxStatus
@@ -170,8 +170,20 @@ class _Charge:
         )  # fmt: skip
 
 
-def tax_lines(table: TaxTable, request: TaxRequest) -> list[LineTaxes]:
-    """The taxes of each line, in the order of the lines."""
+class Applicable(NamedTuple):
+    """The rates on a line: all in the order of the table, those inside its price, those on top."""
+
+    rates: tuple[TaxRate, ...]
+    inclusive: tuple[TaxRate, ...]
+    exclusive: tuple[TaxRate, ...]
+
+
+Known = dict[tuple[TaxPlace, str, date], Applicable]
+"""The rates by place, tax category and day of issue, as far as they have been looked up."""
+
+
+def tax_lines(table: TaxTable, request: TaxRequest, known: Known | None = None) -> list[LineTaxes]:
+    """The taxes of each line, in the order of the lines. `known` remembers look-ups over many requests by one table."""
     lines = request.lines
     if request.status is TaxStatus.REVERSE_CHARGE:
         return [(_reverse_charge(line),) for line in lines]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from rich.box import SIMPLE_HEAD
@@ -15,13 +17,18 @@ from rich.text import Text
 
 from dunwell_server.kernel.money import Money, format_money
 
+PIPE_WIDTH: Final = 120
+"""Columns of a table that does not go to a terminal."""
+
 
 class Output:
     """The two streams of one command. With `as_json` standard output carries one JSON object and nothing else."""
 
     def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
-        self.out = Console(highlight=False, soft_wrap=False)
+        # A file or a pipe has no width of its own: what is written there is read later, in something wide.
+        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+        self.out = Console(highlight=False, soft_wrap=False, width=width)
         self.err = Console(stderr=True, highlight=False)
 
     def say(self, text: str | Text | Table = "") -> None:

@@ -242,7 +242,7 @@ class World:
 
     async def items(self, run: runs.Run) -> dict[UUID, runs.RunItem]:
         async with self.db.transaction(self.context, write=False) as uow:
-            found, _ = await runs.items_after(uow, run.id, runs.ItemCursor(), 1000)
+            found, _ = await runs.items_after(uow, run.id, runs.ItemCursor(), 1000, settled=True)
         return {item.subject_id: item for item in found}
 
     # What is seen ------------------------------------------------------------------------------------------------

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from psycopg.errors import ExclusionViolation
@@ -12,12 +13,15 @@ from psycopg.errors import ExclusionViolation
 from dunwell_server.billing.store import tax_rates as store
 from dunwell_server.billing.store.rows import PageRequest
 from dunwell_server.billing.store.tax_rates import NewTaxRate, StoredTaxRate, TaxRateQuery
-from dunwell_server.billing.taxes import LineTaxes, TaxRequest, TaxTable, tax_lines
+from dunwell_server.billing.taxes import Known, LineTaxes, TaxRequest, TaxTable, tax_lines
 from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.kernel.ids import Prefix, encode
 from dunwell_server.platform import journal
 from dunwell_server.platform.database import UnitOfWork
 from dunwell_server.platform.journal import Category, Change
+
+TAXED_AT_ONCE: Final = 50
+"""Invoices taxed before the loop is given to others."""
 
 
 class TableTaxCalculator:
@@ -27,7 +31,13 @@ class TableTaxCalculator:
         self, uow: UnitOfWork, table: TaxTable, requests: Sequence[TaxRequest]
     ) -> Sequence[Sequence[LineTaxes]]:
         """The taxes that the table gives; nothing is read."""
-        return [tax_lines(table, request) for request in requests]
+        known: Known = {}
+        found = []
+        for number, request in enumerate(requests, 1):
+            found.append(tax_lines(table, request, known))
+            if number % TAXED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return found
 
 
 async def create_tax_rate(uow: UnitOfWork, new: NewTaxRate) -> StoredTaxRate:

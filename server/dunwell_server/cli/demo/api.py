@@ -16,6 +16,7 @@ from dunwell.v1 import (
     billing_service_pb2_grpc,
     payment_service_pb2_grpc,
     provider_event_service_pb2_grpc,
+    subscription_service_pb2_grpc,
 )
 from dunwell_server.cli.problems import CommandError
 
@@ -45,6 +46,7 @@ class Api:
         self.billing: Any = billing_service_pb2_grpc.BillingServiceStub(self._channel)
         self.payments: Any = payment_service_pb2_grpc.PaymentServiceStub(self._channel)
         self.provider_events: Any = provider_event_service_pb2_grpc.ProviderEventServiceStub(self._channel)
+        self.subscriptions: Any = subscription_service_pb2_grpc.SubscriptionServiceStub(self._channel)
 
     async def __aenter__(self) -> Api:
         return self
@@ -54,10 +56,11 @@ class Api:
     ) -> None:
         await self._channel.close()
 
-    async def call(self, method: Callable[..., Awaitable[R]], request: Any) -> R:
-        """One unary call. CommandError with the server's reason where it is refused."""
+    async def call(self, method: Callable[..., Awaitable[R]], request: Any, *, actor: str | None = None) -> R:
+        """One unary call, in the name of `actor`. CommandError with the server's reason where it is refused."""
         try:
-            return await method(request, metadata=self._metadata, timeout=TIMEOUT)
+            named = (("dunwell-actor", actor),) if actor else ()
+            return await method(request, metadata=(*self._metadata, *named), timeout=TIMEOUT)
         except grpc.aio.AioRpcError as error:
             raise CommandError(f"{type(request).__name__.removesuffix('Request')}: {explain(error)}") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from typing import Final
 from zoneinfo import ZoneInfo
 
 from google.type import date_pb2
@@ -22,10 +23,12 @@ from dunwell.v1 import (
     payment_service_pb2,
     provider_pb2,
 )
+from dunwell_server.cli.demo import terms
 from dunwell_server.cli.demo.api import Api, fresh_request_id, request_id
 from dunwell_server.cli.demo.state import DemoFirm, DemoState
 from dunwell_server.cli.demo.story import HARBOUR, LANTERN, Company, Deal, Person
 
+UNSPECIFIED: Final = engagement_pb2.BILLING_INTERVAL_UNSPECIFIED
 Step = Callable[[], None]
 """Called after each client that is ready."""
 
@@ -56,8 +59,12 @@ async def build(address: str, admin_key: str, state: DemoState, step: Step) -> N
             else:
                 today = datetime.now(ZoneInfo(company.time_zone)).date()
             stage = _Stage(company, firm.firm_id, api, today)
+            if company is HARBOUR:
+                await terms.offer(api, firm.firm_id)
             for person in company.people:
-                await _add_client(stage, person)
+                client_id = await _add_client(stage, person)
+                if company is HARBOUR:
+                    await terms.favour(api, firm.firm_id, person, client_id)
                 step()
 
 
@@ -120,7 +127,7 @@ async def _ensure_clock(api: Api, firm_id: str) -> date:
     return now.astimezone(ZoneInfo(LANTERN.time_zone)).date()
 
 
-async def _add_client(stage: _Stage, person: Person) -> None:
+async def _add_client(stage: _Stage, person: Person) -> str:
     api, firm_id = stage.api, stage.firm_id
     client = client_pb2.Client(
         external_id=person.key,
@@ -134,7 +141,7 @@ async def _add_client(stage: _Stage, person: Person) -> None:
     request = billing_service_pb2.CreateClientRequest(
         client=client, request_id=request_id(firm_id, person.key, "client")
     )
-    client_id = (await api.call(api.billing.CreateClient, request)).client.id
+    client_id = str((await api.call(api.billing.CreateClient, request)).client.id)
     if person.method is not None:
         attach = payment_service_pb2.AttachPaymentMethodRequest(
             client_id=client_id, provider="sandbox", provider_method_id=person.method,
@@ -149,6 +156,7 @@ async def _add_client(stage: _Stage, person: Person) -> None:
             await api.call(api.payments.SetAutopay, autopay)
     for deal in person.deals:
         await _add_engagement(stage, person, client_id, deal)
+    return client_id
 
 
 async def _add_engagement(stage: _Stage, person: Person, client_id: str, deal: Deal) -> None:
@@ -157,22 +165,35 @@ async def _add_engagement(stage: _Stage, person: Person, client_id: str, deal: D
         client_id=client_id,
         external_id=f"{person.key}-{deal.name.lower().replace(' ', '-')}",
         name=deal.name,
-        pricing_mode=engagement_pb2.PRICING_MODE_PACKAGE,
+        pricing_mode=_mode(deal),
         currency_code=person.currency,
         start_date=_date(start),
         end_date=_date(stage.today + timedelta(days=deal.ends_in_days)) if deal.ends_in_days is not None else None,
-        package=engagement_pb2.PackageTerms(
-            fee=money_pb2.Money(currency_code=person.currency, amount_minor=deal.fee),
-            interval=deal.interval,
-            timing=deal.timing,
-            anchor=deal.anchor,
-            line_description=deal.name,
-        ),
+        package=_package(person, deal) if deal.fee else None,
+        hourly=terms.hourly(deal.hours, UNSPECIFIED if deal.fee else deal.interval) if deal.hours else None,
     )
     request = billing_service_pb2.CreateEngagementRequest(
         engagement=engagement, request_id=request_id(stage.firm_id, person.key, "engagement", deal.name)
     )
-    await stage.api.call(stage.api.billing.CreateEngagement, request)
+    made = (await stage.api.call(stage.api.billing.CreateEngagement, request)).engagement
+    if deal.hours is not None:
+        await terms.work(stage.api, stage.firm_id, made, deal.hours, stage.today)
+
+
+def _mode(deal: Deal) -> engagement_pb2.PricingMode.ValueType:
+    if deal.hours is None:
+        return engagement_pb2.PRICING_MODE_PACKAGE
+    return engagement_pb2.PRICING_MODE_MIXED if deal.fee else engagement_pb2.PRICING_MODE_HOURLY
+
+
+def _package(person: Person, deal: Deal) -> engagement_pb2.PackageTerms:
+    return engagement_pb2.PackageTerms(
+        fee=money_pb2.Money(currency_code=person.currency, amount_minor=deal.fee),
+        interval=deal.interval,
+        timing=deal.timing,
+        anchor=deal.anchor,
+        line_description=deal.name,
+    )
 
 
 def _date(day: date) -> date_pb2.Date:

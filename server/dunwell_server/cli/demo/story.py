@@ -34,8 +34,29 @@ COMES_GOOD: Final = "pm_sandbox_failTwiceThenSucceed"
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """Time that somebody worked, some days ago, which somebody else approves."""
+
+    days_ago: int
+    person: str
+    role: str
+    minutes: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hours:
+    """How time is billed: the price of an hour by role in the currency's major unit, and the minutes that a fee includes."""
+
+    rate: str
+    roles: tuple[tuple[str, str], ...] = ()
+    included_minutes: int = 0
+    worked: tuple[Work, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Deal:
-    """One package: a fee in minor units per interval, begun some days ago."""
+    """One engagement, begun some days ago: a fee in minor units per interval, or hours, or (a retainer) both."""
 
     name: str
     fee: int
@@ -44,6 +65,7 @@ class Deal:
     timing: engagement_pb2.BillingTiming.ValueType = ADVANCE
     anchor: engagement_pb2.BillingAnchor.ValueType = START
     ends_in_days: int | None = None
+    hours: Hours | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +97,16 @@ class Company:
     people: tuple[Person, ...] = field(default=())
 
 
+RETAINER: Final = Hours("180", (("partner", "320"),), 600, (
+    Work(40, "Ann Reyes", "partner", 150, "Board meeting"), Work(38, "Tom Ode", "analyst", 340, "Cash forecast"),
+    Work(36, "Tom Ode", "analyst", 215, "Covenant report"), Work(9, "Ann Reyes", "partner", 95, "Lender call"),
+))  # fmt: skip
+BY_THE_HOUR: Final = Hours("150", (("partner", "295"), ("senior", "210")), 0, (
+    Work(33, "Ann Reyes", "partner", 85, "Terms of the purchase"), Work(33, "Lea Wong", "senior", 410, "Due diligence, first day"),
+    Work(32, "Lea Wong", "senior", 385, "Due diligence, second day"), Work(29, "Tom Ode", "analyst", 127, "Data room"),
+    Work(4, "Lea Wong", "senior", 240, "Closing accounts"),
+))  # fmt: skip
+
 HARBOUR: Final = Company(
     "demo-harbour-vale", "Harbour & Vale Advisory", "Harbour & Vale Advisory LLP", "America/New_York", "HV",
     (
@@ -99,8 +131,19 @@ HARBOUR: Final = Company(
         Person("rangoli", "Rangoli Textiles", "Jaipur", "IN", (Deal("Export compliance", 7_500_000, days_ago=36),), GOOD, AT_ONCE, "INR", locale="en-IN"),
         Person("sakura", "Sakura Precision", "Nagoya", "JP", (Deal("Consolidation", 480_000, days_ago=47),), GOOD_TOO, AT_ONCE, "JPY", locale="ja-JP"),
         Person("tidewater", "Tidewater Sailing School", "Newport", "US", (Deal("Bookkeeping", 72_000, days_ago=10, anchor=CALENDAR),), GOOD, region="RI"),
+        Person("umber", "Umber & Ochre Interiors", "New York", "US",
+               (Deal("CFO retainer", 240_000, days_ago=45, hours=RETAINER),), GOOD, region="NY"),
+        Person("vantage", "Vantage Point Capital", "Boston", "US",
+               (Deal("Acquisition", 0, days_ago=35, timing=ARREARS, hours=BY_THE_HOUR),), GOOD, ON_DUE, region="MA"),
     ),
 )  # fmt: skip
+TAXES: Final = (("New York State sales tax", "4", "US", "NY"), ("New York City sales tax", "4.5", "US", "NY"))
+"""Name, percentage, country and region of the main firm's tax rates."""
+COUPON: Final = ("WELCOME10", "Welcome: ten percent", "10")
+"""Code, name and percentage of the main firm's coupon."""
+COUPON_HOLDER: Final = "tidewater"
+CREDIT: Final = ("alder", 10_000, "For the late report")
+"""Who of the main firm's clients has credit, how many cents, and why."""
 
 LANTERN: Final = Company(
     "demo-lantern", "Lantern Test Studio", "Lantern Test Studio Ltd", "Europe/London", "LT",

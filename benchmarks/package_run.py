@@ -64,11 +64,12 @@ class _TimedDatabase(Database):
             self.spans_ms.append((time.perf_counter() - start) * 1000)
 
 
-def _bus() -> Bus:
-    bus = Bus()
-    bus.provide(CollectionPlanner, Planner())  # type: ignore[type-abstract]
-    bus.provide(TaxCalculator, TableTaxCalculator())  # type: ignore[type-abstract]
-    return bus
+def bus() -> Bus:
+    """What a run needs of the contexts above billing."""
+    made = Bus()
+    made.provide(CollectionPlanner, Planner())  # type: ignore[type-abstract]
+    made.provide(TaxCalculator, TableTaxCalculator())  # type: ignore[type-abstract]
+    return made
 
 
 async def _queue(database: Database, firm: uuid.UUID) -> Run:
@@ -82,7 +83,7 @@ def queue_and_execute(database: BenchDatabase, firm: uuid.UUID, day: date) -> No
     """One package run as of `day`, in this process."""
 
     async def main() -> None:
-        connected = await Database.open(database.application, bus=_bus(), max_size=LANES)
+        connected = await Database.open(database.application, bus=bus(), max_size=LANES)
         context = system_context(firm, "job:packages")
         async with connected.transaction(context) as uow:
             run = await runs.create(
@@ -98,7 +99,7 @@ def work(url: str, firm: uuid.UUID, run_id: uuid.UUID, lanes: int, barrier: Barr
     """One worker process: execute the run once all are ready."""
 
     async def main() -> WorkerReport:
-        database = await _TimedDatabase.open(url, bus=_bus(), max_size=lanes)
+        database = await _TimedDatabase.open(url, bus=bus(), max_size=lanes)
         context = system_context(firm, "job:packages")
         async with database.transaction(context) as uow:
             run = await runs.get(uow, run_id)

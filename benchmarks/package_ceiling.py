@@ -59,14 +59,16 @@ UPDATE engagement e SET billed_through_date = s.billed_through_date, next_bill_d
     update_time = s.update_time FROM staged_engagement s WHERE s.chunk = %(chunk)s AND e.firm_id = s.firm_id AND e.id = s.id
 """,
     """
-UPDATE time_entry e SET state = s.state, invoice_id = s.invoice_id, version = s.version, update_time = s.update_time
-FROM staged_time_entry s WHERE s.chunk = %(chunk)s AND e.firm_id = s.firm_id AND e.id = s.id
-""",
-    """
 UPDATE coupon_redemption e SET periods_used = s.periods_used, update_time = s.update_time
 FROM staged_coupon_redemption s WHERE s.chunk = %(chunk)s AND e.firm_id = s.firm_id AND e.id = s.id
 """,
 )
+# An invoice and its entries say of each other that they belong together, in one statement.
+_TIME: Final = """
+WITH held AS (INSERT INTO invoice_time ({names}) SELECT {names} FROM staged_invoice_time WHERE chunk = %(chunk)s)
+UPDATE time_entry e SET state = s.state, invoice_id = s.invoice_id, version = s.version, update_time = s.update_time
+FROM staged_time_entry s WHERE s.chunk = %(chunk)s AND e.firm_id = s.firm_id AND e.id = s.id
+"""
 _COLUMNS = """
 SELECT column_name FROM information_schema.columns WHERE table_schema = 'public' AND table_name = %s AND is_generated = 'NEVER'
   AND is_identity = 'NO' AND data_type <> 'xid8' ORDER BY ordinal_position
@@ -118,6 +120,12 @@ def stage(ran: BenchDatabase, into: BenchDatabase, firm: uuid.UUID) -> int:
     return int(row[0])
 
 
+def _insert(table: str, names: str) -> str:
+    if table == "invoice_time":
+        return _TIME.format(names=names)
+    return f"INSERT INTO {table} ({names}) SELECT {names} FROM staged_{table} WHERE chunk = %(chunk)s"
+
+
 def insert(database: BenchDatabase, firm: uuid.UUID, chunks: int, connections: int) -> float:
     """Seconds that `connections` sessions take to insert all chunks."""
     with psycopg.connect(database.owner) as connection:
@@ -125,10 +133,8 @@ def insert(database: BenchDatabase, firm: uuid.UUID, chunks: int, connections: i
             table: ", ".join(name for (name,) in connection.execute(_COLUMNS, (table,)).fetchall())
             for table in INSERTED
         }
-    statements = [
-        *(f"INSERT INTO {table} ({names}) SELECT {names} FROM staged_{table} WHERE chunk = %(chunk)s" for table, names in columns.items()),
-        *_UPDATES,
-    ]  # fmt: skip
+    statements = [_insert(table, names) for table, names in columns.items()]
+    statements += _UPDATES
 
     def work(worker: int) -> None:
         with psycopg.connect(database.application, autocommit=True) as connection:

@@ -46,8 +46,8 @@ _AFTER_A_REFUSAL = 0.05
 """Seconds: what is not to be sent now, or goes on under another revision, is not taken up again in a busy loop."""
 _INTENTS = 20
 """Slots whose intents are recorded in one transaction: what a crash between it and the calls leaves to be asked about."""
-_BULK_TRANSACTIONS = 2
-"""Transactions of many slots at once: they keep the database busy, and whoever reads meanwhile wants his share of it."""
+_BULK_TRANSACTIONS = 1
+"""Transactions of many slots at once: one keeps a processor of the database busy, and whoever reads meanwhile has the others."""
 
 
 def _recording(context: CallContext) -> CallContext:

@@ -53,15 +53,18 @@ WITH wanted AS MATERIALIZED (
     SELECT w.invoice_id, w.client_id, w.currency_code, sum(w.amount) OVER asked AS upto, sum(w.amount) OVER asked - w.amount AS since
     FROM unnest(%(invoices)s::uuid[], %(clients)s::uuid[], %(currencies)s::text[], %(amounts)s::bigint[]) WITH ORDINALITY
         AS w (invoice_id, client_id, currency_code, amount, position)
-    JOIN client c ON c.firm_id = %(firm_id)s AND c.id = w.client_id AND (c.auto_apply_credit OR %(by_hand)s)
+    -- OFFSET 0 keeps this a look-up by key for each client, also where a run has told the planner to join by index only; so below.
+    CROSS JOIN LATERAL (
+        SELECT FROM client c WHERE c.firm_id = %(firm_id)s AND c.id = w.client_id AND (c.auto_apply_credit OR %(by_hand)s) OFFSET 0) c
     WHERE w.amount > 0
     WINDOW asked AS (PARTITION BY w.client_id, w.currency_code ORDER BY w.position)
-), held AS (
+), held AS MATERIALIZED (
     SELECT e.id, e.client_id, e.currency_code, e.source_type, e.source_id, sum(f.amount) OVER turn AS upto,
            sum(f.amount) OVER turn - f.amount AS since, row_number() OVER turn AS turn
     FROM (SELECT DISTINCT client_id, currency_code FROM wanted) w
-    JOIN credit_entry e ON e.firm_id = %(firm_id)s AND e.client_id = w.client_id AND e.currency_code = w.currency_code
-        AND e.remaining_minor > 0 AND (e.expire_time IS NULL OR e.expire_time > %(now)s)
+    CROSS JOIN LATERAL (
+        SELECT * FROM credit_entry e WHERE e.firm_id = %(firm_id)s AND e.client_id = w.client_id AND e.currency_code = w.currency_code
+            AND e.remaining_minor > 0 AND (e.expire_time IS NULL OR e.expire_time > %(now)s) OFFSET 0) e
     LEFT JOIN unnest(%(reserved)s::uuid[], %(reserves)s::bigint[]) AS r (payment_id, amount) ON e.source_type = 'payment' AND e.source_id = r.payment_id
     CROSS JOIN LATERAL (SELECT greatest(e.remaining_minor - coalesce(r.amount, 0), 0) AS amount) f
     WINDOW turn AS (PARTITION BY e.client_id, e.currency_code ORDER BY e.priority, e.expire_time NULLS LAST, e.firm_time, e.create_time, e.id)

@@ -21,7 +21,7 @@ _APPROVED: Final = "t.state = 'APPROVED' AND t.state <> 'INVOICED'"
 _BILLABLE = f"""
 SELECT t.engagement_id, t.id, t.person, t.role, t.work_date, t.minutes - t.written_down_minutes, t.rate, t.description
 FROM unnest(%(ids)s::uuid[], %(untils)s::date[]) AS d (id, until)
-JOIN time_entry t ON t.firm_id = %(firm_id)s AND t.engagement_id = d.id AND {_APPROVED}
+JOIN time_entry t ON t.firm_id = %(firm_id)s AND t.engagement_id = ANY(%(ids)s) AND t.engagement_id = d.id AND {_APPROVED}
     AND t.work_date < coalesce(d.until, 'infinity')
 ORDER BY t.id
 """
@@ -48,7 +48,7 @@ WITH d AS MATERIALIZED (
     SELECT %(firm_id)s, invoice_id, id, line_no, minutes, included FROM d
 )
 UPDATE time_entry t SET state = 'INVOICED', invoice_id = d.invoice_id, version = t.version + 1, update_time = %(now)s
-FROM d WHERE t.firm_id = %(firm_id)s AND t.id = d.id AND {_APPROVED}
+FROM d WHERE t.firm_id = %(firm_id)s AND t.id = ANY(%(entries)s) AND t.id = d.id AND {_APPROVED}
 """
 _RECORD_PERIODS = """
 INSERT INTO invoice_time_period (firm_id, invoice_id, engagement_id, period_start, period_end, minutes, amount_minor, capped_minor)

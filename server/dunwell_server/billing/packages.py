@@ -29,7 +29,7 @@ from dunwell_server.kernel.calendar import (
     period_index,
     periods,
 )
-from dunwell_server.kernel.money import check_int64, round_ratio, to_major
+from dunwell_server.kernel.money import round_ratio, to_major
 from dunwell_server.kernel.proration import ProrationPolicy, ProrationUnit, part_ratio
 
 MAX_LINES: Final = 32_767
@@ -149,11 +149,6 @@ def lines_of(engagement: PackageTerms, engagement_id: UUID, parts: Sequence[Bill
         )
         for line_no, part in enumerate(parts, 1)
     ]
-
-
-def total_of(parts: Sequence[BillablePeriod]) -> int:
-    """The sum of the parts in minor units. Raises AMOUNT_OUT_OF_RANGE beyond 64 bits."""
-    return check_int64(sum(part.amount_minor for part in parts), "total")
 
 
 def next_bill_date(

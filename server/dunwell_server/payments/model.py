@@ -343,18 +343,3 @@ def attempt_id_of(payment_id: UUID, attempt_no: int) -> UUID:
 def idempotency_key(payment_id: UUID, attempt_no: int) -> str:
     """The key under which the provider knows the attempt, for ever."""
     return f"v1:{payment_id}:{attempt_no}"
-
-
-def payment_state_of(state: AttemptState) -> PaymentState:
-    """The state of a payment whose latest attempt is in `state`, where nothing more is planned for it."""
-    match state:
-        case AttemptState.SUCCEEDED:
-            return PaymentState.SUCCEEDED
-        case AttemptState.DECLINED:
-            return PaymentState.FAILED
-        case AttemptState.CLOSED:
-            return PaymentState.CANCELLED
-        case AttemptState.REQUIRES_ACTION:
-            return PaymentState.REQUIRES_ACTION
-        case _:
-            return PaymentState.PROCESSING

@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.platform.database import UnitOfWork
 from dunwell_server.platform.work import WorkKind, wake
 
@@ -49,16 +48,6 @@ class Recovery:
 def is_recovering(uow: UnitOfWork) -> bool:
     """Whether the transaction's firm is in recovery: nothing is claimed or sent for it."""
     return uow.recovering
-
-
-def require_normal(uow: UnitOfWork) -> None:
-    """Refuse what would ask a provider for money, or send some back. Errors: RECOVERING."""
-    if uow.recovering:
-        raise DunwellError(
-            Reason.RECOVERING,
-            "The database was restored; nothing is charged until the provider's record has been taken over.",
-            retry_after=60.0,
-        )
 
 
 async def enter(uow: UnitOfWork, since: datetime, firm_id: UUID | None) -> list[UUID]:

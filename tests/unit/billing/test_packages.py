@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from dunwell_server.billing import packages
 from dunwell_server.billing.packages import BillablePeriod, billable_periods, next_bill_date
 from dunwell_server.kernel.calendar import Interval, Period, calendar_anchor, periods
-from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.kernel.proration import DEFAULT_POLICY, DayCount, ProrationPolicy, ProrationUnit
 
 DAY = timedelta(days=1)
@@ -277,13 +276,6 @@ def test_line_of_one_day_names_it_once() -> None:
     assert packages.package_lines(terms, ENGAGEMENT, day("2026-03-31"))[0].description == (
         "Bookkeeping (2026-03-31, prorated)"
     )
-
-
-def test_total_beyond_64_bits_is_refused() -> None:
-    parts = billable_periods(Terms(day("2026-01-01"), fee_minor=2**62), day("2026-03-01"))
-    with pytest.raises(DunwellError) as caught:
-        packages.total_of(parts)
-    assert caught.value.reason is Reason.AMOUNT_OUT_OF_RANGE
 
 
 # --- properties

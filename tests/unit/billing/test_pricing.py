@@ -12,9 +12,17 @@ from hypothesis import strategies as st
 
 from dunwell_server.billing.coupons import HeldCoupon
 from dunwell_server.billing.discounts import DiscountTerms
+from dunwell_server.billing.lines import PricedLines
 from dunwell_server.billing.model import InvoiceLine, LineKind, TaxStatus
-from dunwell_server.billing.service.pricing import ClientFacts, PriceRequest, PricingFacts, price_lines
-from dunwell_server.billing.taxes import TaxBehavior, TaxPlace, TaxRate, TaxRounding, TaxTable
+from dunwell_server.billing.service.pricing import (
+    ClientFacts,
+    PriceRequest,
+    PricingFacts,
+    discount,
+    priced,
+    tax_request,
+)
+from dunwell_server.billing.taxes import TaxBehavior, TaxPlace, TaxRate, TaxRounding, TaxTable, tax_lines
 from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.kernel.money import INT64_MAX
 
@@ -31,6 +39,12 @@ def lines(*amounts: int) -> list[InvoiceLine]:
 
 def held(percent: str, *, uses_left: int | None = None, currency: str | None = None) -> HeldCoupon:
     return HeldCoupon(CLIENT, uuid4(), "C", Decimal(percent), None, currency, None, uses_left)
+
+
+def price_lines(known: PricingFacts, wanted: PriceRequest) -> PricedLines:
+    """The steps of a run, with the firm's own table."""
+    discounted = discount(known, wanted)
+    return priced(wanted, discounted, tax_lines(known.table, tax_request(known, wanted, discounted)))
 
 
 def facts(

@@ -1,8 +1,7 @@
 """The prices of invoices: discounts, then taxes, for any number of invoices at once.
 
-`load` reads what the prices of some clients' invoices follow from, in one statement. `price` takes any number of invoices through it;
-where the taxes come from the firm's own table, as they do unless another calculator is plugged in, `price_lines` does so for one invoice
-without any I/O.
+`load` reads what the prices of some clients' invoices follow from, in one statement; `price` takes any number of invoices through it. Its
+steps are `discount`, the calculator's taxes, and `priced`: a run takes them one by one, so that an invoice that breaks harms no other.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ from dunwell_server.billing.taxes import (
     TaxRequest,
     TaxRounding,
     TaxTable,
-    tax_lines,
 )
 from dunwell_server.kernel.money import check_int64
 from dunwell_server.platform.database import UnitOfWork
@@ -113,15 +111,6 @@ async def price(
     calculator = uow.bus.port(TaxCalculator)  # type: ignore[type-abstract]
     taxes = await calculator.calculate(uow, facts.table, requests)
     return [priced(*parts) for parts in zip(wanted, discounted, taxes, strict=True)]
-
-
-def price_lines(facts: PricingFacts, wanted: PriceRequest) -> PricedLines:
-    """The prices of one invoice, taxed by the firm's table. Pure, but for the uses of coupons that it takes from the facts.
-
-    Errors: AMOUNT_OUT_OF_RANGE.
-    """
-    discounted = discount(facts, wanted)
-    return priced(wanted, discounted, tax_lines(facts.table, tax_request(facts, wanted, discounted)))
 
 
 def discount(facts: PricingFacts, wanted: PriceRequest) -> Discounted:

@@ -5,7 +5,7 @@ Each step can be repeated: what has been taken over is found again. A firm whose
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -151,8 +151,3 @@ async def _journal(uow: UnitOfWork, action: str, severity: Severity, **facts: An
     await uow.execute(_LOCK_FIRM, {"firm_id": uow.firm_id})
     metadata = {"notice": action, **facts}
     await record(uow, Change(Category.ADMIN, action, "firm", uow.firm_id, "admin.notice", severity, metadata))
-
-
-def unclean(items: Sequence[RunItem]) -> list[RunItem]:
-    """The items that a person must look at."""
-    return [item for item in items if item.outcome in ("DIFFERENT", "FAILED")]

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import psycopg
 from psycopg import pq, sql
-from psycopg.rows import TupleRow, dict_row
+from psycopg.rows import AsyncRowFactory, TupleRow, dict_row, tuple_row
 from psycopg.types.json import set_json_dumps
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
@@ -45,6 +45,10 @@ SELECT set_config('app.firm_id', %(firm_text)s, true), set_config('app.actor', %
 FROM (VALUES (1)) AS one LEFT JOIN control.firm f ON f.id = %(firm)s LEFT JOIN control.test_clock c ON c.firm_id = f.id
 LEFT JOIN control.recovery r ON r.firm_id = f.id
 """
+_CLOCK_STATE: Final = 9
+"""Where the set-up row has the state of the firm's test clock."""
+_SETUP_READ_ONLY = _SETUP.replace("SELECT ", "SELECT set_config('transaction_read_only', 'on', true), ", 1)
+"""For a transaction that begins without BEGIN: it is told that it reads by its first statement."""
 
 TENANT_CTE: Final = "tenant AS MATERIALIZED (SELECT set_config('app.firm_id', %(tenant)s, true))"
 """First part of a statement given to `Database.submit` for a firm. What it writes must come from this part's row, so that row security sees the firm."""
@@ -97,21 +101,25 @@ class UnitOfWork:
 
     async def fetch_all(self, statement: LiteralString | sql.Composed, params: Params = None) -> list[Row]:
         """All rows, as dictionaries."""
-        async with self.conn.cursor(row_factory=dict_row) as cursor:
-            await cursor.execute(statement, params)
-            return await cursor.fetchall()
+        return await (await self._ask(statement, params, dict_row)).fetchall()
+
+    async def fetch_tuples(self, statement: LiteralString | sql.Composed, params: Params = None) -> list[TupleRow]:
+        """All rows, as tuples."""
+        return await (await self._ask(statement, params, tuple_row)).fetchall()
 
     async def fetch_one(self, statement: LiteralString | sql.Composed, params: Params = None) -> Row | None:
         """The first row, or None."""
-        async with self.conn.cursor(row_factory=dict_row) as cursor:
-            await cursor.execute(statement, params)
-            return await cursor.fetchone()
+        return await (await self._ask(statement, params, dict_row)).fetchone()
 
     async def fetch_value(self, statement: LiteralString | sql.Composed, params: Params = None) -> Any:
         """The first column of the first row, or None."""
-        cursor = await self.conn.execute(statement, params)
-        row = await cursor.fetchone()
+        row = await (await self._ask(statement, params, tuple_row)).fetchone()
         return row[0] if row else None
+
+    async def _ask(
+        self, statement: LiteralString | sql.Composed, params: Params, make: AsyncRowFactory[T]
+    ) -> psycopg.AsyncCursor[T]:
+        return await self.conn.cursor(row_factory=make).execute(statement, params)
 
     async def execute_many(self, statement: LiteralString | sql.Composed, rows: Sequence[Mapping[str, Any]]) -> None:
         """The same statement for many rows, pipelined in one round trip. For thousands of rows stage them with COPY instead."""
@@ -147,6 +155,50 @@ class UnitOfWork:
         """A part that may fail alone: its database error undoes only this part."""
         async with self.conn.transaction():
             yield
+
+
+class SingleRead(UnitOfWork):
+    """A unit of work that reads with one statement (`fetch_…`), which goes with the set-up in one round trip.
+
+    Until that is answered neither the firm nor its time is known: asking for them is a programming error, and so is a second statement.
+    """
+
+    __slots__ = ("_adopt", "_setup")
+
+    def __init__(
+        self,
+        conn: psycopg.AsyncConnection[TupleRow],
+        context: CallContext,
+        bus: Bus,
+        setup: dict[str, Any],
+        adopt: Callable[[TupleRow], tuple[Firm | None, FirmClock, datetime, bool]],
+    ) -> None:
+        self.conn, self.context, self.bus = conn, context, bus
+        self._firm = None
+        self._setup: dict[str, Any] | None = setup
+        self._adopt = adopt
+
+    @property
+    def firm_id(self) -> UUID:
+        """The tenant's id, known from the start."""
+        if self.context.firm_id is None:
+            raise DunwellError(Reason.FIRM_REQUIRED, "Name the firm in the dunwell-firm metadata.")
+        return self.context.firm_id
+
+    async def _ask(
+        self, statement: LiteralString | sql.Composed, params: Params, make: AsyncRowFactory[T]
+    ) -> psycopg.AsyncCursor[T]:
+        setup, self._setup = self._setup, None
+        if setup is None:
+            raise RuntimeError("this unit of work reads with one statement only")
+        # What a pipeline sends up to its end is one transaction: both statements see the tenant, and nothing after them does.
+        async with self.conn.pipeline():
+            head = await self.conn.execute(_SETUP_READ_ONLY, setup)
+            cursor = await self.conn.cursor(row_factory=make).execute(statement, params)
+        row = await head.fetchone()
+        assert row is not None
+        self._firm, self.clock, self.machine_now, self.recovering = self._adopt(row[1:])
+        return cursor
 
 
 class Database:
@@ -219,6 +271,16 @@ class Database:
             await conn.commit()
         failpoint(f"{context.method}/commit:after")
 
+    async def read_once(self, context: CallContext, work: Callable[[UnitOfWork], Awaitable[T]]) -> T:
+        """`work`, which reads with one statement: see `SingleRead`. Errors: those of `transaction`."""
+        timeout = context.remaining(DEFAULT_TIMEOUT)
+        if timeout < 0.005:
+            raise DunwellError(Reason.DEADLINE_EXCEEDED, "The deadline passed before the work began.")
+        known = self._settings.get(context.firm_id) if context.firm_id else None
+        setup = _setup_params(context, timeout, known[0] if known else None)
+        async with _translated(), self._connection(timeout) as conn:
+            return await work(SingleRead(conn, context, self.bus, setup, lambda row: self._adopt(context, row, known)))
+
     async def run(self, context: CallContext, work: Callable[[UnitOfWork], Awaitable[T]], *, write: bool = True) -> T:
         """`work` in a unit of work of its own, begun again when the database reports a deadlock or a serialisation conflict."""
         for attempt in range(CONFLICT_RETRIES):
@@ -289,12 +351,19 @@ class Database:
         row = await cursor.fetchone()
         if row is None:  # pragma: no cover - the statement always returns one row
             raise RuntimeError("no set-up row")
-        _, _, _, machine_now, state, mode, version, settings, clock_now, clock_state, recovering = row
+        firm, clock, machine_now, recovering = self._adopt(context, row, known)
+        if write and firm is not None:
+            _refuse_write(firm, row[_CLOCK_STATE], context)
+        return UnitOfWork(conn, context, self.bus, firm, clock, machine_now, recovering)
+
+    def _adopt(
+        self, context: CallContext, row: TupleRow, known: tuple[int, FirmSettings] | None
+    ) -> tuple[Firm | None, FirmClock, datetime, bool]:
+        """What a set-up row tells: firm, its clock, the machine's time, and whether the firm recovers."""
+        _, _, _, machine_now, state, mode, version, settings, clock_now, _, recovering = row
         clock = FirmClock(clock_now or machine_now, clock_now is not None)
         firm = None if context.firm_id is None else self._firm(context.firm_id, state, mode, version, settings, known)
-        if write and firm is not None:
-            _refuse_write(firm, clock_state, context)
-        return UnitOfWork(conn, context, self.bus, firm, clock, machine_now, recovering)
+        return firm, clock, machine_now, recovering
 
     def _firm(
         self,

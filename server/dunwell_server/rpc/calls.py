@@ -43,6 +43,10 @@ class Calls:
         """The result of `work(uow)` in a read-only transaction."""
         return await self.database.run(current_call(), work, write=False)
 
+    async def read_once(self, work: Callable[[UnitOfWork], Awaitable[T]]) -> T:
+        """The same where `work` reads with one statement: a single round trip. See `platform.database.SingleRead`."""
+        return await self.database.read_once(current_call(), work)
+
     async def write(
         self,
         request: Message,

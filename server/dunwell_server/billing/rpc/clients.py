@@ -63,4 +63,4 @@ class ClientHandlers(BillingHandlers):
                 clients=[messages.client_message(uow, client) for client in shown], next_page_token=token
             )
 
-        return await self._calls.read(work)
+        return await self._calls.read_once(work)

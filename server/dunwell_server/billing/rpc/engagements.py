@@ -35,7 +35,7 @@ class EngagementHandlers(BillingHandlers):
             engagement = await engagements.get_engagement(uow, engagement_id)
             return pb.GetEngagementResponse(engagement=messages.engagement_message(uow, engagement))
 
-        return await self._calls.read(work)
+        return await self._calls.read_once(work)
 
     async def UpdateEngagement(self, request: pb.UpdateEngagementRequest, context: Any) -> pb.UpdateEngagementResponse:
         paths = checked_paths(request.update_mask, engagement_pb2.Engagement)
@@ -63,7 +63,7 @@ class EngagementHandlers(BillingHandlers):
                 next_page_token=token,
             )
 
-        return await self._calls.read(work)
+        return await self._calls.read_once(work)
 
     async def EndEngagement(self, request: pb.EndEngagementRequest, context: Any) -> pb.EndEngagementResponse:
         engagement_id = id_value(Prefix.ENGAGEMENT, request.engagement_id, "engagement_id")

@@ -37,7 +37,7 @@ class InvoiceHandlers(BillingHandlers):
             invoice = await invoices.get_invoice(uow, invoice_id)
             return pb.GetInvoiceResponse(invoice=messages.invoice_message(uow, invoice))
 
-        return await self._calls.read(work)
+        return await self._calls.read_once(work)
 
     async def ListInvoices(self, request: pb.ListInvoicesRequest, context: Any) -> pb.ListInvoicesResponse:
         query, page = requests.invoice_query(request), self._pager.read(request)
@@ -49,7 +49,7 @@ class InvoiceHandlers(BillingHandlers):
                 invoices=[messages.invoice_message(uow, invoice) for invoice in shown], next_page_token=token
             )
 
-        return await self._calls.read(work)
+        return await self._calls.read_once(work)
 
     async def UpdateInvoice(self, request: pb.UpdateInvoiceRequest, context: Any) -> pb.UpdateInvoiceResponse:
         paths = checked_paths(request.update_mask, invoice_pb2.Invoice)

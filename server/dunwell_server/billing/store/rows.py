@@ -77,17 +77,15 @@ class Conditions:
 
 async def fetch(uow: UnitOfWork, make: Callable[[TupleRow], T], statement: str, params: Mapping[str, Any]) -> list[T]:
     """Run a statement and make an object of every row."""
-    cursor = await uow.conn.execute(statement, params)
-    return [make(row) for row in await cursor.fetchall()]
+    return [make(row) for row in await uow.fetch_tuples(statement, params)]
 
 
 async def fetch_first(
     uow: UnitOfWork, make: Callable[[TupleRow], T], statement: str, params: Mapping[str, Any]
 ) -> T | None:
     """Run a statement and make an object of its first row, if there is one."""
-    cursor = await uow.conn.execute(statement, params)
-    row = await cursor.fetchone()
-    return None if row is None else make(row)
+    rows = await uow.fetch_tuples(statement, params)
+    return make(rows[0]) if rows else None
 
 
 def assignments(columns: Sequence[str]) -> str:

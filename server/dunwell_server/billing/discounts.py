@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import NamedTuple
 from uuid import UUID
 
 from dunwell_server.billing.model import DiscountKind, InvoiceDiscount, InvoiceLine
@@ -59,8 +60,7 @@ class DiscountTerms:
         return DiscountKind.FIXED if self.percent is None else DiscountKind.PERCENT
 
 
-@dataclass(frozen=True, slots=True)
-class Discounted:
+class Discounted(NamedTuple):
     """What discounts come to: the part of each line, in the order of the lines, and each discount, in the order taken.
 
     One of a coupon that found nothing to take is not among them; one that a caller gave always is.

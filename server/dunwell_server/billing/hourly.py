@@ -112,11 +112,11 @@ class TimeCharges:
 
     def behind(self, lines: int, discounts: int = 0) -> TimeCharges:
         """The same, numbered to follow that many other lines and discounts of the invoice."""
-        if not lines and not discounts:
+        if not self.lines or not (lines or discounts):
             return self
         return replace(
             self,
-            lines=tuple(replace(line, line_no=line.line_no + lines) for line in self.lines),
+            lines=tuple(line._replace(line_no=line.line_no + lines) for line in self.lines),
             discounts=tuple(
                 replace(
                     one, discount_no=one.discount_no + discounts, line_no=None if one.line_no is None else one.line_no + lines

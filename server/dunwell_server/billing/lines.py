@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
+from typing import NamedTuple
 from uuid import UUID
 
 from dunwell_server.billing.discounts import DiscountInput
@@ -31,8 +32,7 @@ class LineInput:
     discounts: Sequence[DiscountInput] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class PricedLines:
+class PricedLines(NamedTuple):
     """The lines with their discounts and taxes, and the totals, in minor units."""
 
     lines: tuple[InvoiceLine, ...]

@@ -12,10 +12,9 @@ where it ends, rounded at each edge. So the parts of a period add up to its fee 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, timedelta, tzinfo
 from decimal import Decimal
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 from uuid import UUID
 
 from dunwell_server.billing.model import BillingInterval, InvoiceLine, LineKind
@@ -71,8 +70,7 @@ class PackageTerms(Protocol):
     def billed_through_date(self) -> date: ...
 
 
-@dataclass(frozen=True, slots=True)
-class BillablePeriod:
+class BillablePeriod(NamedTuple):
     """A part [start, end) to bill, in civil dates, of the full period [full_start, full_end), and its amount in minor units.
 
     `prorated` says that the amount is a share of the fee.

@@ -58,16 +58,14 @@ class TaxRate:
     valid_until_date: date | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TaxPlace:
+class TaxPlace(NamedTuple):
     """Where tax is due: a country (ISO 3166-1 alpha-2; empty: nowhere known) and a region as in the address."""
 
     country_code: str
     region: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class TaxableLine:
+class TaxableLine(NamedTuple):
     """What of a line is taxed: its price after discounts, in minor units."""
 
     line_no: int

@@ -21,6 +21,7 @@ from psycopg.types.json import set_json_dumps
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
 from dunwell_server.kernel.errors import DunwellError, Reason
+from dunwell_server.platform import arrays
 from dunwell_server.platform.context import CallContext
 from dunwell_server.platform.domain_events import Bus
 from dunwell_server.platform.failpoints import failpoint
@@ -225,6 +226,7 @@ class Database:
 
         async def configure(conn: psycopg.AsyncConnection[TupleRow]) -> None:
             await conn.set_autocommit(True)
+            arrays.register(conn)
             conn.prepare_threshold = 2 if prepare else None
 
         pool: AsyncConnectionPool[psycopg.AsyncConnection[TupleRow]] = AsyncConnectionPool(

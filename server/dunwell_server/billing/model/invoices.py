@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 from uuid import UUID
 
 from dunwell_server.billing.model.collection import CollectionColumns
@@ -126,8 +126,7 @@ COLLECTIBLE: Final = WRITABLE_OFF
 """States in which money may be asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class InvoiceLine:
+class InvoiceLine(NamedTuple):
     """One line. `unit_price` is in the currency's major unit and may be finer than a minor unit; `amount_minor` is
     `quantity` × `unit_price` (or a prorated fee), rounded once. `in_advance` lines are deferred revenue when sent.
 

@@ -153,7 +153,7 @@ def behind_time(draft: Invoice, lines: Sequence[InvoiceLine], discounts: Sequenc
         return draft
     if len(lines) + len(draft.lines) > MAX_LINES:
         raise DunwellError(Reason.AMOUNT_OUT_OF_RANGE, "The lines do not fit one invoice.", field="invoice.lines")
-    own = [replace(line, line_no=line.line_no + len(lines)) for line in draft.lines]
+    own = [line._replace(line_no=line.line_no + len(lines)) for line in draft.lines]
     moved = [
         replace(
             discount,

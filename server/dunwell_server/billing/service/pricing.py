@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from dunwell_server.billing.coupons import HeldCoupon
@@ -33,8 +33,7 @@ from dunwell_server.platform.database import UnitOfWork
 from dunwell_server.platform.firms import FirmSettings
 
 
-@dataclass(frozen=True, slots=True)
-class ClientFacts:
+class ClientFacts(NamedTuple):
     """What prices follow from of a client. `country_code` empty: none in its address."""
 
     id: UUID
@@ -58,8 +57,7 @@ class PricingFacts:
     uses_left: dict[UUID, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class PriceRequest:
+class PriceRequest(NamedTuple):
     """An invoice to be priced. What `lines` have of discounts and taxes is not read. `discounts` are those that a caller gave."""
 
     client: ClientFacts
@@ -210,6 +208,6 @@ def _priced_line(line: InvoiceLine, discount_minor: int, taxes: LineTaxes) -> In
         if tax.inclusive:
             included += tax.tax_minor
     check_int64(tax_minor, "invoice.lines")
-    return replace(
-        line, discount_minor=discount_minor, tax_minor=tax_minor, tax_included_minor=included, taxes=tuple(taxes)
+    return line._replace(
+        discount_minor=discount_minor, tax_minor=tax_minor, tax_included_minor=included, taxes=tuple(taxes)
     )  # fmt: skip

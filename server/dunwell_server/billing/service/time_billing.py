@@ -75,7 +75,9 @@ def charges(facts: TimeFacts, engagement: TimeTerms, as_of: date) -> TimeCharges
 
     Errors: AMOUNT_OUT_OF_RANGE.
     """
-    through = None if engagement.pricing_mode == "PACKAGE" else hourly.time_edge(engagement, as_of)
+    if engagement.pricing_mode == "PACKAGE":
+        return TimeCharges(engagement.id)
+    through = hourly.time_edge(engagement, as_of)
     found = facts.engagements.get(engagement.id)
     if found is None or not found.entries:
         return TimeCharges(engagement.id, through=through)

@@ -55,7 +55,8 @@ WITH wanted AS MATERIALIZED (
         AS w (invoice_id, client_id, currency_code, amount, position)
     -- OFFSET 0 keeps this a look-up by key for each client, also where a run has told the planner to join by index only; so below.
     CROSS JOIN LATERAL (
-        SELECT FROM client c WHERE c.firm_id = %(firm_id)s AND c.id = w.client_id AND (c.auto_apply_credit OR %(by_hand)s) OFFSET 0) c
+        SELECT FROM client c WHERE c.firm_id = %(firm_id)s AND c.id = w.client_id AND (c.auto_apply_credit OR %(by_hand)s)
+            AND EXISTS (SELECT FROM credit_entry e WHERE e.firm_id = c.firm_id AND e.client_id = c.id AND e.remaining_minor > 0) OFFSET 0) c
     WHERE w.amount > 0
     WINDOW asked AS (PARTITION BY w.client_id, w.currency_code ORDER BY w.position)
 ), held AS MATERIALIZED (

@@ -59,12 +59,12 @@ class Stage(NamedTuple):
 
 
 def _stage(name: str, columns: str) -> Stage:
-    """A stage of these columns, written as `name type` and separated by commas; jsonb is copied in its binary form."""
+    """A stage of these columns, written as `name type` and separated by commas; jsonb and uuid are copied in their binary form."""
     types = [column.split()[1] for column in columns.split(",")]
     return Stage(
         f"CREATE TEMPORARY TABLE IF NOT EXISTS {name} ({columns}) ON COMMIT DELETE ROWS",
         f"COPY pg_temp.{name} FROM STDIN (FORMAT binary)",
-        ["bytea" if kind == "jsonb" else kind for kind in types],
+        ["bytea" if kind in ("jsonb", "uuid") else kind for kind in types],
     )
 
 
@@ -120,16 +120,16 @@ def _invoice_row(position: int, invoice: PackageInvoice) -> tuple[Any, ...]:
     engagement, prices, plan = invoice.engagement, invoice.prices, invoice.plan
     earned, deferred = earned_and_deferred(prices.lines)
     return (
-        position, invoice.id, uuid7(), None if invoice.amount_due else uuid7(), engagement.id, engagement.client_id,
+        position, invoice.id.bytes, uuid7().bytes, None if invoice.amount_due else uuid7().bytes, engagement.id.bytes, engagement.client_id.bytes,
         engagement.currency_code, invoice.due_date, len(prices.lines), prices.subtotal, prices.discount_total, len(prices.discounts),
         prices.tax_total, prices.tax_included_total, prices.total, invoice.credited, earned, deferred, plan.enabled, plan.status,
-        plan.cadence, plan.method_id, plan.next_charge_time, invoice.billed_through, invoice.next_bill, _summary(invoice),
+        plan.cadence, _bytes(plan.method_id), plan.next_charge_time, invoice.billed_through, invoice.next_bill, _summary(invoice),
     )  # fmt: skip
 
 
 def _line_row(invoice: PackageInvoice, line: InvoiceLine) -> tuple[Any, ...]:
     return (
-        invoice.id, invoice.engagement.id, line.line_no, line.kind.value, line.description, line.quantity, line.unit_price,
+        invoice.id.bytes, invoice.engagement.id.bytes, line.line_no, line.kind.value, line.description, line.quantity, line.unit_price,
         line.amount_minor, line.unit, line.discount_minor, line.tax_minor, line.tax_included_minor, len(line.taxes), line.period_start,
         line.period_end, line.in_advance,
     )  # fmt: skip
@@ -137,16 +137,20 @@ def _line_row(invoice: PackageInvoice, line: InvoiceLine) -> tuple[Any, ...]:
 
 def _tax_row(invoice: PackageInvoice, line: InvoiceLine, tax: LineTax) -> tuple[Any, ...]:
     return (
-        invoice.id, line.line_no, tax.tax_no, tax.tax_rate_id, tax.name, tax.percentage, tax.inclusive, tax.reverse_charge,
+        invoice.id.bytes, line.line_no, tax.tax_no, _bytes(tax.tax_rate_id), tax.name, tax.percentage, tax.inclusive, tax.reverse_charge,
         tax.taxable_minor, tax.tax_minor,
     )  # fmt: skip
 
 
 def _discount_row(invoice: PackageInvoice, discount: InvoiceDiscount) -> tuple[Any, ...]:
     return (
-        invoice.id, discount.discount_no, discount.line_no, discount.name, discount.kind.value, discount.percent, discount.fixed_minor,
-        discount.amount_minor, discount.redemption_id,
+        invoice.id.bytes, discount.discount_no, discount.line_no, discount.name, discount.kind.value, discount.percent, discount.fixed_minor,
+        discount.amount_minor, _bytes(discount.redemption_id),
     )  # fmt: skip
+
+
+def _bytes(value: UUID | None) -> bytes | None:
+    return None if value is None else value.bytes
 
 
 def _summary(invoice: PackageInvoice) -> bytes:

@@ -18,12 +18,14 @@ from dunwell_server.platform.database import UnitOfWork
 
 # Says both what the index is for and what is wanted of it.
 _APPROVED: Final = "t.state = 'APPROVED' AND t.state <> 'INVOICED'"
+# OFFSET 0 keeps this a look-up for each engagement, also where a run has told the planner to join by index only; so in `_RECORD`.
 _BILLABLE = f"""
-SELECT t.engagement_id, t.id, t.person, t.role, t.work_date, t.minutes - t.written_down_minutes, t.rate, t.description
+SELECT d.id, t.*
 FROM unnest(%(ids)s::uuid[], %(untils)s::date[]) AS d (id, until)
-JOIN time_entry t ON t.firm_id = %(firm_id)s AND t.engagement_id = ANY(%(ids)s) AND t.engagement_id = d.id AND {_APPROVED}
-    AND t.work_date < coalesce(d.until, 'infinity')
-ORDER BY t.id
+CROSS JOIN LATERAL (
+    SELECT t.id, t.person, t.role, t.work_date, t.minutes - t.written_down_minutes AS minutes, t.rate, t.description
+    FROM time_entry t WHERE t.firm_id = %(firm_id)s AND t.engagement_id = d.id AND {_APPROVED} AND t.work_date < coalesce(d.until, 'infinity')
+    ORDER BY t.id OFFSET 0 {{lock}}) t
 """
 _TERMS = f"""
 SELECT e.id, {HOURLY_TERMS},
@@ -46,9 +48,12 @@ WITH d AS MATERIALIZED (
 ), held AS (
     INSERT INTO invoice_time (firm_id, invoice_id, time_entry_id, line_no, minutes, included_minutes)
     SELECT %(firm_id)s, invoice_id, id, line_no, minutes, included FROM d
+), found AS MATERIALIZED (
+    SELECT d.invoice_id, t.place FROM d
+    CROSS JOIN LATERAL (SELECT t.ctid AS place FROM time_entry t WHERE t.firm_id = %(firm_id)s AND t.id = d.id AND {_APPROVED} OFFSET 0) t
 )
-UPDATE time_entry t SET state = 'INVOICED', invoice_id = d.invoice_id, version = t.version + 1, update_time = %(now)s
-FROM d WHERE t.firm_id = %(firm_id)s AND t.id = ANY(%(entries)s) AND t.id = d.id AND {_APPROVED}
+UPDATE time_entry t SET state = 'INVOICED', invoice_id = found.invoice_id, version = t.version + 1, update_time = %(now)s
+FROM found WHERE t.firm_id = %(firm_id)s AND t.ctid = found.place AND {_APPROVED}
 """
 _RECORD_PERIODS = """
 INSERT INTO invoice_time_period (firm_id, invoice_id, engagement_id, period_start, period_end, minutes, amount_minor, capped_minor)
@@ -88,7 +93,7 @@ async def billable(
     """The approved entries of the engagements that were worked before their day (None: all), locked when asked, in id order."""
     params = {"firm_id": uow.firm_id, "ids": list(untils), "untils": list(untils.values())}
     # Planned anew each time: a kept plan would be that of small tables.
-    statement = f"{_BILLABLE} FOR NO KEY UPDATE OF t" if lock else _BILLABLE
+    statement = _BILLABLE.format(lock="FOR NO KEY UPDATE OF t" if lock else "")
     cursor = await uow.conn.execute(statement, params, prepare=False)
     result: dict[UUID, list[BillableTime]] = {}
     for row in await cursor.fetchall():

@@ -70,8 +70,8 @@ def client(name: str = "Ada Byron Ltd", **changes: Any) -> Client:
 def line(number: int, description: str, quantity: str, price: str, currency: str, **changes: Any) -> InvoiceLine:
     """A line of its quantity times its price."""
     amount = line_amount(Decimal(price), Decimal(quantity), currency)
-    return replace(
-        InvoiceLine(number, LineKind.ITEM, description, Decimal(quantity), Decimal(price), amount), **changes
+    return InvoiceLine(number, LineKind.ITEM, description, Decimal(quantity), Decimal(price), amount)._replace(
+        **changes
     )
 
 
@@ -86,13 +86,13 @@ def taxed(
     taxable = left - tax if inclusive else left
     taxes = (*made.taxes, LineTax(len(made.taxes) + 1, None, name, rate, inclusive, reverse, taxable, tax))
     included = made.tax_included_minor + (tax if inclusive else 0)
-    return replace(made, taxes=taxes, tax_minor=made.tax_minor + tax, tax_included_minor=included)
+    return made._replace(taxes=taxes, tax_minor=made.tax_minor + tax, tax_included_minor=included)
 
 
 def discounted(lines: Sequence[InvoiceLine], amount: int) -> list[InvoiceLine]:
     """The lines with a discount spread over them."""
     parts = distribute(amount, [each.amount_minor for each in lines])
-    return [replace(each, discount_minor=part) for each, part in zip(lines, parts, strict=True)]
+    return [each._replace(discount_minor=part) for each, part in zip(lines, parts, strict=True)]
 
 
 def invoice(lines: Sequence[InvoiceLine], currency: str, *, discount: str = "", **changes: Any) -> Invoice:

@@ -42,7 +42,7 @@ def test_an_invoice_adds_up_from_subtotal_to_due() -> None:
 
 
 def test_a_discount_of_one_line_is_told_at_the_line() -> None:
-    line = replace(samples.line(1, "Work", "1", "100", "USD"), discount_minor=1_000)
+    line = samples.line(1, "Work", "1", "100", "USD")._replace(discount_minor=1_000)
     given = InvoiceDiscount(1, 1, "Friends", DiscountKind.PERCENT, Decimal(10), None, 1_000)
     made = replace(samples.invoice([line], "USD"), discounts=(given,), discount_count=1)
     document = invoice_document(samples.invoice_facts(made), EN)

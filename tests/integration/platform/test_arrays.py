@@ -1,0 +1,46 @@
+"""Lists as parameters come to the database as they are, whatever is in them."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from dunwell_server.platform.context import system_context
+from dunwell_server.platform.database import Database
+
+_ID, _OTHER = UUID(int=0), uuid4()
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("uuid[]", [_ID, None, _OTHER]),
+        ("uuid[]", []),
+        ("uuid[]", [None, None]),
+        ("bigint[]", [0, -1, 2**63 - 1, -(2**63), None]),
+        ("smallint[]", [-32768, 32767]),
+        ("date[]", [date(1, 1, 1), date(2024, 2, 29), date(9999, 12, 31), None]),
+        ("timestamptz[]", [datetime(2026, 3, 29, 1, 30, tzinfo=UTC), None]),
+        ("boolean[]", [True, False, None]),
+        ("numeric[]", [Decimal("0.10"), Decimal("-1E+2"), None]),
+        ("text[]", ["", "NULL", "null", None, 'a "b" {c}, d\\', " ", "नमस्ते"]),
+        ("bigint[]", [[1, 2], [3, 4]]),
+    ],
+)
+async def test_a_list_arrives_as_it_is(db: Database, kind: str, values: list[Any]) -> None:
+    async with db.transaction(system_context(None, "test"), write=False) as uow:
+        statement: Any = f"SELECT %(values)s::{kind}"
+        # More often than a statement is prepared after.
+        for _ in range(4):
+            assert await uow.fetch_value(statement, {"values": values}) == values
+
+
+async def test_ids_are_found_by_a_list_of_them(db: Database) -> None:
+    async with db.transaction(system_context(None, "test"), write=False) as uow:
+        found = "SELECT id FROM (VALUES (%(id)s::uuid), (%(other)s::uuid)) AS v (id) WHERE id = ANY(%(ids)s)"
+        assert await uow.fetch_all(found, {"id": _ID, "other": _OTHER, "ids": [_OTHER]}) == [{"id": _OTHER}]
+        assert await uow.fetch_all(found, {"id": _ID, "other": _OTHER, "ids": []}) == []

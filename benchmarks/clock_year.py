@@ -36,6 +36,7 @@ SELECT c.firm_id, gen_random_uuid(), c.id, c.name, 'PACKAGE', 'USD', %(day)s, 10
 FROM client c WHERE c.firm_id = %(firm)s AND c.autopay_enabled
 """
 _STANDING = "SELECT state, now_time FROM control.test_clock WHERE firm_id = %(firm)s"
+_TOLD = "SELECT count(*), count(*) FILTER (WHERE state = 'RECEIVED') FROM provider_event WHERE firm_id = %(firm)s"
 _PAID = "SELECT count(*) FILTER (WHERE state = 'PAID'), count(*) FROM invoice WHERE firm_id = %(firm)s"
 
 
@@ -52,6 +53,7 @@ def measure(stack: Stack, clients: int, months: int) -> Figure:
         connection.execute(_ENGAGEMENTS, values)
         connection.execute("VACUUM (ANALYZE) client, engagement")
         with stack.job_workers(1):
+            _wait_until_told(connection, values, clients)
             start = time.monotonic()
             _advance(stack, firm, months)
             _wait(connection, values)
@@ -70,6 +72,19 @@ def _advance(stack: Stack, firm: BenchFirm, months: int) -> None:
     ahead = START.month - 1 + months
     request.target_time.FromDatetime(datetime(START.year + ahead // 12, ahead % 12 + 1, 1, 4, tzinfo=UTC))
     calls.first_of(stack.address, _ADVANCE, firm, request)
+
+
+def _wait_until_told(
+    connection: psycopg.Connection[tuple[object, ...]], values: dict[str, object], clients: int
+) -> None:
+    """What the set-up did at the sandbox, a customer and a card each, is told and applied before the clock is started."""
+    end = time.monotonic() + _PATIENCE
+    while time.monotonic() < end:
+        row = connection.execute(_TOLD, values).fetchone()
+        if row is not None and row[0] >= 2 * clients and not row[1]:  # type: ignore[operator]
+            return
+        time.sleep(0.2)
+    raise RuntimeError("the sandbox's events were not applied")
 
 
 def _wait(connection: psycopg.Connection[tuple[object, ...]], values: dict[str, object]) -> None:

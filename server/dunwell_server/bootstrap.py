@@ -37,7 +37,7 @@ from dunwell_server.billing.service.overdue import mark_overdue
 from dunwell_server.billing.service.recognition import recognition_due, recognize
 from dunwell_server.billing.service.renewals import auto_renew_engagements
 from dunwell_server.billing.service.tax_rates import TableTaxCalculator
-from dunwell_server.billing.store.due import marks_due, renewals_due
+from dunwell_server.billing.store.due import marks_due, packages_due, renewals_due
 from dunwell_server.config import Settings
 from dunwell_server.disputes.notices import DisputeApplier
 from dunwell_server.inbox.jobs.applying import InboxHandler
@@ -66,6 +66,7 @@ from dunwell_server.payments.jobs.clocks import ProviderClocks
 from dunwell_server.payments.jobs.disputing import DisputeDesk
 from dunwell_server.payments.jobs.notices import payment_appliers
 from dunwell_server.payments.jobs.pages import PageKeeper, PagesHandler
+from dunwell_server.payments.jobs.tracing import PaymentTracer
 from dunwell_server.payments.planning import Planner
 from dunwell_server.payments.rpc import PaymentParts, PaymentServicer, Presenters
 from dunwell_server.payments.service import reactions
@@ -83,6 +84,7 @@ from dunwell_server.platform.database import Database, UnitOfWork
 from dunwell_server.platform.domain_events import Bus
 from dunwell_server.platform.embedded import EmbeddedPostgres
 from dunwell_server.platform.features import FeatureDefaults
+from dunwell_server.platform.questions import Question
 from dunwell_server.platform.rate_limits import RateLimits
 from dunwell_server.platform.runs import RunExecutor, RunKind
 from dunwell_server.platform.sealer import AuditSealer
@@ -97,7 +99,6 @@ from dunwell_server.rpc.converters import Pager
 from dunwell_server.rpc.jwt import Jwks, JwtVerifier
 from dunwell_server.rpc.server import RpcServer
 from dunwell_server.scheduler.all_firms import AllFirmsRuns
-from dunwell_server.scheduler.arrivals import ProviderArrivals
 from dunwell_server.scheduler.clock import ClockRunExecutor
 from dunwell_server.scheduler.daily import DailyMarks, DailyRun
 from dunwell_server.scheduler.runs import RunHandler
@@ -183,7 +184,9 @@ class Application:
         return [
             # Before the package run, which bills a term that begins today.
             DailyMarks([auto_renew_engagements], renewals_due, WorkKind.RENEWALS),
-            DailyRun(WorkKind.PACKAGES, RunKind.PACKAGES, lambda settings: settings.package_run_time),
+            DailyRun(
+                WorkKind.PACKAGES, RunKind.PACKAGES, lambda settings: settings.package_run_time, has_work=packages_due
+            ),
             DailyMarks([mark_overdue, end_due_engagements, expire_credit], marks_due),
             DailyMarks([recognize], recognition_due, WorkKind.RECOGNITION),
             DailyMarks([warn_of_expiring], expiring_due, WorkKind.METHODS),
@@ -208,9 +211,15 @@ class Application:
     @cached_property
     def event_appliers(self) -> list[EventApplier]:
         """What takes over providers' events: each kind of notice has one applier."""
-        disputes = DisputeApplier(DisputeDesk(self.charger.gateways))
-        inner: list[EventApplier] = [MirrorApplier(), RefundNotices(), RefundTotalNotices(self.refunder), disputes]
-        return [*inner, *payment_appliers(self.charger.gateways)]
+        gateways = self.charger.gateways
+        tracer = PaymentTracer(gateways)
+        inner: list[EventApplier] = [
+            MirrorApplier(),
+            RefundNotices(tracer),
+            RefundTotalNotices(self.refunder, tracer),
+            DisputeApplier(DisputeDesk(gateways), tracer),
+        ]
+        return [*inner, *payment_appliers(gateways)]
 
     @cached_property
     def inbox(self) -> InboxHandler:
@@ -224,8 +233,7 @@ class Application:
         packages = PackageRunExecutor(lanes=2 if self.settings.jobs == 1 else 1)
         inner: list[RunExecutor] = [packages, CollectionRunExecutor(self.charger, self.checker)]
         inner.append(ReconciliationExecutor(self.charger))
-        arrivals = ProviderArrivals(self.clocks.drained, self.inbox.drain)
-        return RunHandler([*inner, ClockRunExecutor(self.handlers, RunHandler(inner), [self.clocks], arrivals)])
+        return RunHandler([*inner, ClockRunExecutor(self.handlers, RunHandler(inner), [self.clocks], self.inbox)])
 
     def job_worker(self, *, concurrency: int = 16) -> JobWorker:
         """A worker on every kind of due work."""
@@ -361,6 +369,5 @@ async def open_application(
         await database.close()
 
 
-async def _something_to_collect(uow: UnitOfWork) -> bool:
-    due = await collect_next_due(uow)
-    return due is not None and due <= uow.now
+def _something_to_collect(uow: UnitOfWork) -> Question[bool]:
+    return collect_next_due(uow).then(lambda due: due is not None and due <= uow.now)

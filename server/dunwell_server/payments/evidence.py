@@ -58,6 +58,8 @@ class Unknown:
     """Nothing can be concluded: timeout, reset, server error, an answer that does not fit."""
 
     reason: str
+    other_money: bool = False
+    """The provider claims to have taken money, and it is not what was asked for: asking again will not change that."""
 
 
 Evidence = Succeeded | Declined | ActionRequired | Pending | NotSent | Unknown

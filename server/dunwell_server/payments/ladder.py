@@ -17,6 +17,8 @@ LATE_STEP: Final = timedelta(hours=6)
 GIVE_UP: Final = timedelta(days=7)
 FLAG_AFTER: Final = timedelta(hours=24)
 """From then on a person is asked to look, while the ladder goes on."""
+PENDING_FLAG_AFTER: Final = timedelta(days=14)
+"""As long as the slowest bank debits may take to be decided. What waits for longer a person is asked to look at, while it is polled on."""
 
 _POLL_STEPS: Final = (
     timedelta(seconds=30), timedelta(minutes=2), timedelta(minutes=10), timedelta(minutes=30), timedelta(hours=1), timedelta(hours=3),
@@ -68,6 +70,11 @@ def next_poll(since: datetime, now: datetime) -> datetime:
         if step > elapsed:
             return since + step
     return since + (elapsed // LATE_STEP + 1) * LATE_STEP
+
+
+def waits_too_long(sent: datetime, now: datetime) -> bool:
+    """Whether the provider, or the client, has had an attempt for so long that a person should look."""
+    return now - sent >= PENDING_FLAG_AFTER
 
 
 def needs_person(unknown_since: datetime, now: datetime) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta
 
 from dunwell_server.payments.evidence import ActionRequired, Declined, Evidence, NotSent, Pending, Succeeded, Unknown
 from dunwell_server.payments.model import DeclineClass, Failure, FailureCode
 from dunwell_server.providers.abilities import CheckoutDetails, CheckoutState
 from dunwell_server.providers.base import CANCELED_CODE, EXPIRED_CODE, MethodDetails, MethodKind, Outcome, OutcomeClass
+from dunwell_server.providers.outcomes import MONEY_MISMATCH
 
 _ENDS = frozenset({CANCELED_CODE, EXPIRED_CODE})
+_DIGITS = re.compile(r"[0-9]{4}", re.ASCII)
 _KINDS = frozenset({MethodKind.CARD, MethodKind.UPI, MethodKind.BANK})
 NOT_PAID_IN_TIME = Failure(
     FailureCode.AUTHENTICATION_REQUIRED,
@@ -35,7 +38,7 @@ def evidence_of(outcome: Outcome, now: datetime) -> Evidence:
         case OutcomeClass.NOT_SENT:
             return NotSent(outcome.evidence.get("why", "not sent"), wait)
         case _:
-            return Unknown(_why(outcome))
+            return Unknown(_why(outcome), _other_money(outcome))
 
 
 def page_evidence(details: CheckoutDetails, now: datetime) -> Evidence:
@@ -64,14 +67,17 @@ def ends_page(failure: Failure) -> bool:
 
 
 def method_columns(details: MethodDetails) -> dict[str, object]:
-    """What is kept of a method, by column."""
+    """What is kept of a method, by column. What is for show and not as the book has it is left out: the method works all the same."""
+    last4, month, year = details.last4, details.exp_month, details.exp_year
+    expires = month is not None and year is not None and 1 <= month <= 12 and 1900 <= year <= 9999
     return {
         "provider_reference": details.provider_reference,
         "kind": details.kind.value if details.kind in _KINDS else "OTHER",
         "brand": details.brand,
-        "last4": details.last4,
-        "exp_month": details.exp_month,
-        "exp_year": details.exp_year,
+        # Of a bank account these may be letters, where its country's numbers have some.
+        "last4": last4 if last4 is not None and _DIGITS.fullmatch(last4) else None,
+        "exp_month": month if expires else None,
+        "exp_year": year if expires else None,
         "fingerprint": details.fingerprint,
         "country": details.country,
     }
@@ -80,6 +86,11 @@ def method_columns(details: MethodDetails) -> dict[str, object]:
 def is_bare(details: MethodDetails) -> bool:
     """Whether only the method's id is known."""
     return details.brand is None and details.last4 is None and details.fingerprint is None
+
+
+def _other_money(outcome: Outcome) -> bool:
+    claim = (outcome.evidence.get("why"), outcome.evidence.get("claimed"))
+    return claim == (MONEY_MISMATCH, OutcomeClass.SUCCEEDED.value)
 
 
 def _why(outcome: Outcome) -> str:

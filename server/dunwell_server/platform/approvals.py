@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,6 +11,15 @@ from typing import Protocol
 from uuid import UUID
 
 from dunwell_server.platform.database import UnitOfWork
+
+
+def same_person(one: str, other: str) -> bool:
+    """Whether two names are one person's: however they are written, with whatever spaces. A second person has another name."""
+    return _plain(one) == _plain(other)
+
+
+def _plain(name: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 class ApprovalKind(StrEnum):

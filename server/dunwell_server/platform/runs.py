@@ -18,6 +18,7 @@ from psycopg.types.json import Jsonb
 from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.platform.context import CallContext
 from dunwell_server.platform.database import Database, Row, UnitOfWork
+from dunwell_server.platform.questions import Question, ask
 from dunwell_server.platform.work import WorkKind, wake
 
 
@@ -149,6 +150,9 @@ _OPEN = f"""
 SELECT {_COLUMNS} FROM run WHERE firm_id = %(firm_id)s AND state IN ('QUEUED', 'RUNNING') AND kind = ANY(%(kinds)s)
 ORDER BY kind <> 'CLOCK', create_time LIMIT 1
 """
+_ANY_OPEN = """
+SELECT EXISTS (SELECT 1 FROM run WHERE firm_id = %(firm_id)s AND state IN ('QUEUED', 'RUNNING') AND kind = ANY(%(kinds)s))
+"""
 _ITEMS = """
 SELECT subject_type, subject_id, outcome, reason, message, client_id, amount_minor, currency_code, detail, xact::text::bigint AS xact, ordinal
 FROM run_item
@@ -168,15 +172,31 @@ async def create(
     parent_id: UUID | None = None,
 ) -> Run:
     """Queue a run and wake a worker; the same id again returns the run that exists."""
+    run = await _insert(uow, kind, params, dry_run=dry_run, run_id=run_id, parent_id=parent_id)
+    if run is None:
+        return await get(uow, run_id)
+    await wake(uow, WorkKind.RUN)
+    return run
+
+
+async def create_idle(uow: UnitOfWork, kind: RunKind, params: Mapping[str, Any], *, run_id: UUID) -> None:
+    """Record a run that has found nothing to do: it begins and ends at once. A run of that id that exists stays as it is."""
+    if await _insert(uow, kind, params, dry_run=False, run_id=run_id, parent_id=None) is None:
+        return
+    async with uow.conn.pipeline():
+        await begin(uow, run_id, 0)
+        await finish(uow, run_id)
+
+
+async def _insert(
+    uow: UnitOfWork, kind: RunKind, params: Mapping[str, Any], *, dry_run: bool, run_id: UUID, parent_id: UUID | None
+) -> Run | None:
     values = {
         "firm_id": uow.firm_id, "id": run_id, "kind": kind.value, "dry_run": dry_run, "params": Jsonb(dict(params)), "parent_id": parent_id,
         "actor": uow.context.actor.label, "now": uow.now,
     }  # fmt: skip
     row = await uow.fetch_one(_CREATE, values)
-    if row is None:
-        return await get(uow, run_id)
-    await wake(uow, WorkKind.RUN)
-    return _run(row)
+    return None if row is None else _run(row)
 
 
 async def get(uow: UnitOfWork, run_id: UUID) -> Run:
@@ -217,6 +237,11 @@ async def advance(
 async def finish(uow: UnitOfWork, run_id: UUID, state: RunState = RunState.SUCCEEDED, error: str | None = None) -> bool:
     """Close the run; False where it was closed already."""
     return await uow.execute(_FINISH, {"firm_id": uow.firm_id, "id": run_id, "state": state.value, "error": error}) == 1
+
+
+def any_open(uow: UnitOfWork, kinds: Sequence[RunKind]) -> Question[bool]:
+    """Whether the firm has a run of these kinds that is queued or running."""
+    return ask(uow, _ANY_OPEN, {"kinds": [kind.value for kind in kinds]})
 
 
 async def open_run(uow: UnitOfWork, kinds: Sequence[RunKind] = tuple(RunKind)) -> Run | None:

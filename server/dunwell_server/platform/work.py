@@ -6,7 +6,7 @@ derives every firm's due times anew each minute, so that a lost wake-up costs a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -59,8 +59,11 @@ class WorkHandler(Protocol):
 
     kind: WorkKind
 
-    async def next_due(self, uow: UnitOfWork) -> datetime | None:
-        """When the firm next has this work, in firm time (machine time for MACHINE_TIME_KINDS); None where it has none."""
+    def next_due(self, uow: UnitOfWork) -> Awaitable[datetime | None]:
+        """When the firm next has this work, in firm time (machine time for MACHINE_TIME_KINDS); None where it has none.
+
+        Best a `Question`: a test clock asks all handlers at every instant, and those in one statement.
+        """
         ...
 
     async def work(self, database: Database, context: CallContext) -> None:

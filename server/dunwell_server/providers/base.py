@@ -56,6 +56,7 @@ __all__ = [
     "ChargeReferences",
     "ChargeRequest",
     "ClientProfile",
+    "ClockStanding",
     "Credentials",
     "CustomerRef",
     "DeclineClass",
@@ -311,24 +312,32 @@ class Provider(Protocol):
         """Gives back connections. The provider is not used afterwards."""
 
 
+@dataclass(frozen=True, slots=True)
+class ClockStanding:
+    """How an account stands at a moment of its own time."""
+
+    next_due: datetime | None
+    """When something next falls due there by itself, by its clock; None when nothing will."""
+    undelivered: int
+    """Webhooks of what has happened there that have not been sent and answered yet."""
+
+
 @runtime_checkable
 class FollowsTestClock(Protocol):
-    """A provider whose accounts keep a time of their own that can be set (``Capabilities.follows_test_clock``)."""
+    """A provider whose accounts keep a time of their own that can be set (``Capabilities.follows_test_clock``).
 
-    async def set_clock(self, account: ProviderAccount, now: datetime) -> None:
+    Both calls may `wait` about a second until every webhook is delivered. A caller that needs it asks again; what does not
+    arrive stays `ClockStanding.undelivered`.
+    """
+
+    async def set_clock(self, account: ProviderAccount, now: datetime, *, wait: bool = False) -> ClockStanding:
         """Moves the account's clock forward; what falls due on the way happens, in time order.
 
         Raises DunwellError CLOCK_BACKWARDS for an earlier time.
         """
 
-    async def next_due(self, account: ProviderAccount) -> datetime | None:
-        """When something next falls due in the account, by its clock; None when nothing will."""
-
-    async def drained(self, account: ProviderAccount) -> bool:
-        """Whether all that has happened in the account has been told: every webhook sent and answered.
-
-        May wait about a second for it. A caller that needs it asks again; what does not arrive keeps it False.
-        """
+    async def clock(self, account: ProviderAccount, *, wait: bool = False) -> ClockStanding:
+        """How the account stands now."""
 
 
 ABILITIES: Final[Mapping[str, type[Any]]] = MappingProxyType(

@@ -45,6 +45,15 @@ DECLINE_CLASSES: Final = _table(
 )
 """By Stripe's ``decline_code``, or by ``code`` where a decline comes without one."""
 
+_OTHER_CODES: Final = _table(
+    HARD="account_closed account_number_invalid bank_account_restricted bank_account_unusable debit_not_authorized no_account "
+    "india_recurring_payment_mandate_canceled payment_method_bank_account_blocked sepa_unsupported_account",
+    CUSTOMER="billing_invalid_mandate expired_payment_method incorrect_postal_code payment_intent_mandate_invalid "
+    "payment_method_customer_decline payment_method_restricted payment_method_unactivated setup_intent_mandate_invalid",
+    TECHNICAL="payment_method_provider_timeout three_d_secure_authentication_upstream_error",
+)
+"""Codes of methods that are no cards, and of mandates. A debit that its payer's bank has refused for ever is not sent again: schemes fine that."""
+
 NETWORK_NEVER: Final = frozenset({"04", "07", "12", "14", "15", "41", "43", "46", "57", "R0", "R1", "R3"})
 """Network decline codes after which the issuer will never approve (Visa's category 1)."""
 
@@ -76,6 +85,7 @@ _FAILURE_CODES: Final = MappingProxyType(
     {
         "insufficient_funds": FailureCode.INSUFFICIENT_FUNDS,
         "expired_card": FailureCode.EXPIRED_CARD,
+        "expired_payment_method": FailureCode.EXPIRED_CARD,
         "incorrect_cvc": FailureCode.INCORRECT_CVC,
         "invalid_cvc": FailureCode.INCORRECT_CVC,
         "processing_error": FailureCode.PROCESSING_ERROR,
@@ -101,7 +111,8 @@ def decline_class_of(
     network's response code, ``advice_code`` Stripe's advice, ``network_advice_code`` Mastercard's two digits. None
     means the answer did not say.
     """
-    by_code = DECLINE_CLASSES.get(decline_code or code or "")
+    word = decline_code or code or ""
+    by_code = DECLINE_CLASSES.get(word) or _OTHER_CODES.get(word)
     advice = _ADVICE.get(advice_code or "")
     never = (
         network_code in NETWORK_NEVER
@@ -111,7 +122,7 @@ def decline_class_of(
     )
     if never:
         return DeclineClass.HARD
-    if (decline_code or code) in DISPUTED:
+    if word in DISPUTED:
         return DeclineClass.CUSTOMER
     if advice is DeclineClass.SOFT and by_code is DeclineClass.TECHNICAL:
         return DeclineClass.TECHNICAL  # The same advice, worded more finely: later, and it was not the card.

@@ -162,3 +162,15 @@ class NormalisedEvent:
     """Our id of the firm, from the object's metadata."""
     references: tuple[str, ...] = ()
     """The provider's ids that the event is about (payment, customer, …), by which its firm is found where metadata has none."""
+
+
+def payment_named(notice: Notice) -> str | None:
+    """The provider's id of the payment that a refund or a dispute is of; None for what is about neither."""
+    match notice:
+        case RefundNotice(refund=refund):
+            return refund.payment_reference
+        case RefundTotalNotice(payment_reference=named):
+            return named
+        case DisputeNotice(dispute=dispute):
+            return dispute.payment_reference
+    return None

@@ -64,6 +64,8 @@ class FailureCode(StrEnum):
     MISSING_PAYMENT_METHOD = "missing_payment_method"
 
 
+MONEY_MISMATCH: Final = "money mismatch"
+"""``evidence["why"]`` of an UNKNOWN that `checked` has made of another claim, which ``evidence["claimed"]`` names."""
 CANCELED_CODE: Final = "canceled"
 EXPIRED_CODE: Final = "expired"
 """`Outcome.provider_code` of a DECLINED that is the provider's word that a waiting payment has ended unpaid."""
@@ -176,7 +178,7 @@ def checked(asked: Money, outcome: Outcome) -> Outcome:
         action_expire_time=None,
         evidence={
             **outcome.evidence,
-            "why": "money mismatch",
+            "why": MONEY_MISMATCH,
             "claimed": outcome.outcome.value,
             "asked": f"{asked.minor} {asked.currency}",
             "said": f"{said.minor} {said.currency}",

@@ -22,7 +22,7 @@ Accounts come into being on first use: ``Authorization: Bearer sk_test_<account>
 | ``GET /v1/ledger?reference=&kind=`` | the account's money movements, oldest first |
 | ``GET /v1/events?type=`` | what happened, oldest first |
 | ``GET /v1/webhooks?wait_seconds=`` | how many webhooks are not delivered yet |
-| ``GET /v1/clock``, ``POST /v1/clock {"now": instant}`` | the account's time |
+| ``GET /v1/clock?wait_seconds=``, ``POST /v1/clock?wait_seconds= {"now": instant}`` | the account's time, and what is not told yet |
 | ``GET``, ``POST /checkout/{id}`` and ``/authenticate/{id}`` | the pages a payer sees in a browser |
 | ``POST /control/settings``, ``/control/latency``, ``/control/faults``; ``GET /control/account`` | behaviour of an account |
 | ``GET``, ``POST /control/webhooks``; ``GET .../deliveries``; ``POST .../flush``, ``.../redeliver`` | webhooks of an account |

@@ -145,11 +145,7 @@ class Api:
     async def webhooks(self, request: Request) -> Answer:
         """What is not delivered yet; with ``wait_seconds`` answers once that is nothing, or the time is up."""
         name = account_of(request)
-        try:
-            wait = float(request.query_params.get("wait_seconds", "0"))
-        except ValueError:
-            wait = 0.0
-        left = await self._sender.drained(name, min(max(wait, 0.0), MAX_DRAIN_SECONDS))
+        left = await self._undelivered(request)
 
         def work(_: sqlite3.Connection, account: Account) -> Answer:
             return Answer(200, dumps({"undelivered": left, "url": account.webhook_url or None}))
@@ -157,13 +153,34 @@ class Api:
         return await self._gateway.call(name, work)
 
     async def get_clock(self, request: Request) -> Answer:
-        return await self._gateway.call(account_of(request), lambda _, account: clock_answer(account))
+        """The account's time; ``wait_seconds`` as for `webhooks`."""
+        left = await self._undelivered(request)
+        return await self._gateway.call(account_of(request), lambda _, account: clock_answer(account, left))
 
     async def set_clock(self, request: Request) -> Answer:
+        """Sets the account's time; with ``wait_seconds`` answers once what it has brought about is told, or the time is up."""
         name = account_of(request)
         to_ms = parse_instant((await read_json(request))[1].get("now"), "now")
         gateway = self._gateway
-        return await gateway.call(name, lambda c, account: set_clock(c, gateway.accounts, account, to_ms))
+        happened: list[Json] = []
+
+        def work(connection: sqlite3.Connection, account: Account) -> Answer:
+            happened[:] = set_clock(connection, gateway.accounts, account, to_ms)
+            return clock_answer(account, 0, happened)
+
+        answer = await gateway.call(name, work)
+        if answer.status != 200:
+            return answer
+        left = await self._undelivered(request)
+        return await gateway.call(name, lambda _, account: clock_answer(account, left, happened))
+
+    async def _undelivered(self, request: Request) -> int:
+        """How many webhooks of the account are not delivered, once ``wait_seconds`` are over or that is none."""
+        try:
+            wait = float(request.query_params.get("wait_seconds", "0"))
+        except ValueError:
+            wait = 0.0
+        return await self._sender.drained(account_of(request), min(max(wait, 0.0), MAX_DRAIN_SECONDS))
 
     async def _get(self, request: Request, work: Work) -> Answer:
         name = account_of(request)

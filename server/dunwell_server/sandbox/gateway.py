@@ -320,21 +320,22 @@ def _or(value: float | None, otherwise: float) -> float:
     return otherwise if value is None else value
 
 
-def clock_answer(account: Account, happened: list[Json] | None = None) -> Answer:
-    """The account's time and when its next transition is due."""
+def clock_answer(account: Account, undelivered: int, happened: list[Json] | None = None) -> Answer:
+    """The account's time, when its next transition is due, and how many webhooks have not been delivered yet."""
     next_ms = account.next_due_ms
     body: Json = {
         "now": instant(account.now_ms),
         "is_set": account.clock_ms is not None,
         "next_due": None if next_ms is None else instant(next_ms),
+        "undelivered": undelivered,
     }
     if happened is not None:
         body["transitions"] = happened
     return Answer(200, dumps(body))
 
 
-def set_clock(connection: sqlite3.Connection, accounts: Accounts, account: Account, to_ms: int) -> Answer:
-    """Sets the account's clock and executes what falls due on the way, in time order.
+def set_clock(connection: sqlite3.Connection, accounts: Accounts, account: Account, to_ms: int) -> list[Json]:
+    """Sets the account's clock and executes what falls due on the way, in time order; what that was.
 
     A clock never goes back; the first setting may, as long as the account has no payments.
     """
@@ -344,7 +345,7 @@ def set_clock(connection: sqlite3.Connection, accounts: Accounts, account: Accou
     happened = due.run_due(connection, account, to_ms)
     account.clock_ms = to_ms
     accounts.save(connection, account)
-    return clock_answer(account, happened)
+    return happened
 
 
 def prune(connection: sqlite3.Connection, accounts: Accounts) -> bool:

@@ -6,21 +6,24 @@ CLOCK_ADVANCING. A worker that dies leaves the clock where it was: the next one 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Any
 from uuid import UUID, uuid4
 
 import structlog
 
 from dunwell_server.platform import runs
 from dunwell_server.platform.context import CallContext, system_context
-from dunwell_server.platform.database import Database, UnitOfWork
+from dunwell_server.platform.database import Database
 from dunwell_server.platform.failpoints import failpoint
 from dunwell_server.platform.leases import LEASE_SECONDS, renewing
+from dunwell_server.platform.outside_clocks import OutsideClock
+from dunwell_server.platform.questions import answers, known
 from dunwell_server.platform.runs import Run, RunKind, RunState
 from dunwell_server.platform.work import WorkHandler
-from dunwell_server.scheduler.arrivals import Arrivals
+from dunwell_server.scheduler.arrivals import PATIENCE, Inbox, Outside
 from dunwell_server.scheduler.runs import RunHandler, failure_text, is_transient
 
 _log = structlog.get_logger(__name__)
@@ -35,28 +38,17 @@ RETURNING now_time, target_time
 """
 _MOVE = f"""
 UPDATE control.test_clock SET now_time = %(now)s, lease_until = clock_timestamp() + interval '{LEASE_SECONDS} s', version = version + 1, update_time = clock_timestamp()
-WHERE firm_id = %(firm_id)s AND owner = %(owner)s AND now_time <= %(now)s
+WHERE firm_id = %(firm_id)s AND owner = %(owner)s AND now_time <= %(now)s RETURNING now_time
 """
 _RENEW = f"""
-UPDATE control.test_clock SET lease_until = clock_timestamp() + interval '{LEASE_SECONDS} s' WHERE firm_id = %(firm_id)s AND owner = %(owner)s
+UPDATE control.test_clock SET lease_until = clock_timestamp() + interval '{LEASE_SECONDS} s'
+WHERE firm_id = %(firm_id)s AND owner = %(owner)s RETURNING lease_until
 """
 _RELEASE = """
 UPDATE control.test_clock SET state = 'READY', target_time = NULL, owner = NULL, lease_until = NULL, version = version + 1,
     update_time = clock_timestamp()
 WHERE firm_id = %(firm_id)s AND owner = %(owner)s
 """
-
-
-class OutsideClock(Protocol):
-    """A clock beside ours that moves with the firm's: the sandbox gateway's."""
-
-    async def next_due(self, database: Database, context: CallContext) -> datetime | None:
-        """When something next happens there by itself; None for never."""
-        ...
-
-    async def move_to(self, database: Database, context: CallContext, now: datetime) -> None:
-        """Set it to `now`; what falls due there happens. Setting it to where it stands does nothing."""
-        ...
 
 
 class LeaseLost(RuntimeError):
@@ -73,12 +65,13 @@ class ClockRunExecutor:
         handlers: Sequence[WorkHandler],
         run_handler: RunHandler,
         outside: Sequence[OutsideClock],
-        arrivals: Arrivals | None = None,
+        inbox: Inbox | None = None,
     ) -> None:
+        """`inbox`: where webhooks arrive; without one none are waited for."""
         self._handlers = handlers
         self._run_handler = run_handler
         self._outside = outside
-        self._arrivals = arrivals
+        self._inbox = inbox
 
     async def execute(self, database: Database, context: CallContext, run: Run) -> None:
         """Advance to the target, then hand the clock back. Returns at once where another worker holds the lease.
@@ -86,13 +79,13 @@ class ClockRunExecutor:
         What cannot go on fails the run and hands the clock back where it stands: a firm is never left closed.
         """
         assert context.firm_id is not None
-        advance = _Advance(database, context.firm_id, self._handlers, self._run_handler, self._outside, self._arrivals)
+        advance = _Advance(database, context.firm_id, self._handlers, self._run_handler, self._inbox)
         span = await advance.take()
         if span is None:
             return
         try:
             async with renewing(advance.renew):
-                await advance.begin(run.id)
+                await advance.begin(run.id, self._outside)
                 await advance.to(*span)
                 await advance.finish(run.id)
         except LeaseLost:
@@ -104,6 +97,17 @@ class ClockRunExecutor:
             await advance.give_up(run.id, failure_text(error))
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What is to be done at an instant, as one statement tells."""
+
+    has_open_run: bool
+    has_arrivals: bool
+    due: list[WorkHandler]
+    next_due: datetime | None
+    """When a handler next has work; meaningful where nothing is due now."""
+
+
 class _Advance:
     """One worker's advance of one clock."""
 
@@ -113,8 +117,7 @@ class _Advance:
         firm_id: UUID,
         handlers: Sequence[WorkHandler],
         run_handler: RunHandler,
-        outside: Sequence[OutsideClock],
-        arrivals: Arrivals | None,
+        inbox: Inbox | None,
     ) -> None:
         self._database = database
         self._context = system_context(firm_id, "job:clock", holds_clock=True)
@@ -122,35 +125,34 @@ class _Advance:
         self._identity = {"firm_id": firm_id, "owner": uuid4()}
         self._handlers = handlers
         self._run_handler = run_handler
-        self._outside = outside
-        self._arrivals = arrivals
-        self._all_told = True
+        self._inbox = inbox
+        self._outside = Outside(firm_id, (), patience=0.0)
 
     async def take(self) -> tuple[datetime, datetime] | None:
         """Take the lease; (now, target), or None where the clock stands or somebody else holds it."""
-        async with self._database.transaction(self._firmless) as uow:
-            row = await uow.fetch_one(_TAKE, self._identity)
-        return None if row is None else (row["now_time"], row["target_time"])
+        rows = await self._database.submit(self._firmless, _TAKE, self._identity)
+        return (rows[0]["now_time"], rows[0]["target_time"]) if rows else None
 
     async def renew(self) -> None:
         """Keep the lease while a long step runs; it follows machine time."""
-        async with self._database.transaction(self._firmless) as uow:
-            await uow.execute(_RENEW, self._identity)
+        await self._database.submit(self._firmless, _RENEW, self._identity)
 
-    async def begin(self, run_id: UUID) -> None:
-        """Tell that the run is at work; it may have been before."""
+    async def begin(self, run_id: UUID, outside: Sequence[OutsideClock]) -> None:
+        """Tell that the run is at work, which it may have been before, and find the clocks that move with this one."""
         async with self._database.transaction(self._context) as uow:
             await runs.begin(uow, run_id, 1)
+            firm_id = uow.firm_id
+        clocks = [await clock.follow(self._database, self._context) for clock in outside]
+        self._outside = Outside(firm_id, clocks, patience=0.0 if self._inbox is None else PATIENCE)
 
     async def to(self, now: datetime, target: datetime) -> None:
         """Step from due time to due time until nothing is due up to the target."""
-        for clock in self._outside:
-            await clock.move_to(self._database, self._context, now)
-        await self._settle_instant()
-        while (due := await self._next_due()) is not None and due <= target:
+        await self._outside.move_to(now)
+        due = await self._settle_instant()
+        while due is not None and due <= target:
             now = max(now, due)
             await self._move(now)
-            await self._settle_instant()
+            due = await self._settle_instant()
         await self._move(target)
         await self._settle_instant()
 
@@ -169,51 +171,54 @@ class _Advance:
                 await runs.finish(uow, run_id, RunState.FAILED, why)
 
     async def _move(self, now: datetime) -> None:
-        async with self._database.transaction(self._firmless) as uow:
-            if await uow.execute(_MOVE, {**self._identity, "now": now}) != 1:
-                raise LeaseLost("the clock's lease was lost")
+        if not await self._database.submit(self._firmless, _MOVE, {**self._identity, "now": now}):
+            raise LeaseLost("the clock's lease was lost")
         failpoint("clock.moved")
-        for clock in self._outside:
-            await clock.move_to(self._database, self._context, now)
+        await self._outside.move_to(now)
 
-    async def _next_due(self) -> datetime | None:
-        dues = [await clock.next_due(self._database, self._context) for clock in self._outside]
-        async with self._database.transaction(self._context, write=False) as uow:
-            dues += [await handler.next_due(uow) for handler in self._handlers]
-        return min((due for due in dues if due is not None), default=None)
-
-    async def _settle_instant(self) -> None:
-        """Do everything due at this instant, in the handlers' order, until nothing more is."""
+    async def _settle_instant(self) -> datetime | None:
+        """Do everything due at this instant, in the handlers' order, until nothing more is; when something next is."""
+        is_drained = False
         for _ in range(MAX_ROUNDS):
-            await self._execute_runs()
-            await self._bring_in()
-            due = await self._due_now()
-            if not due:
-                return
-            for handler in due:
+            await self._outside.settle()
+            look = await self._look()
+            if look.has_open_run:
+                await self._execute_runs()
+                continue
+            # Left in a drained inbox is only what somebody else has in hand for too long, or what waits for something to happen first.
+            if look.has_arrivals and self._inbox is not None and not is_drained:
+                self._outside.touch()
+                await self._inbox.drain(self._database, self._context)
+                is_drained = True
+                continue
+            if not look.due:
+                return _earliest(look.next_due, self._outside.next_due)
+            is_drained = False
+            for handler in look.due:
+                self._outside.touch()
                 await handler.work(self._database, self._context)
                 await self._execute_runs()
         raise RuntimeError("work at one instant does not come to an end")
 
-    async def _bring_in(self) -> None:
-        """Apply what providers tell of this instant. Once they could not be waited for, the rest of the advance does not wait again."""
-        if self._arrivals is not None:
-            told = await self._arrivals.settle(self._database, self._context, wait=self._all_told)
-            self._all_told = self._all_told and told
-
-    async def _due_now(self) -> list[WorkHandler]:
+    async def _look(self) -> _Look:
+        """Ask for open runs, for what has arrived, and every handler what is due."""
         async with self._database.transaction(self._context, write=False) as uow:
-            return [handler for handler in self._handlers if await _is_due(handler, uow)]
+            arrived = known(uow, False) if self._inbox is None else self._inbox.waiting(uow)
+            asked: list[Awaitable[Any]] = [runs.any_open(uow, INNER_KINDS), arrived]
+            asked += [handler.next_due(uow) for handler in self._handlers]
+            has_open_run, has_arrivals, *dues = await answers(uow, asked)
+            now = uow.now
+        due = [handler for handler, at in zip(self._handlers, dues, strict=True) if at is not None and at <= now]
+        return _Look(has_open_run, has_arrivals, due, _earliest(*dues))
 
     async def _execute_runs(self) -> None:
         while True:
-            async with self._database.transaction(self._context, write=False) as uow:
-                run = await runs.open_run(uow, INNER_KINDS)
+            run = await self._database.read_once(self._context, lambda uow: runs.open_run(uow, INNER_KINDS))
             if run is None:
                 return
+            self._outside.touch()
             await self._run_handler.execute(self._database, self._context, run)
 
 
-async def _is_due(handler: WorkHandler, uow: UnitOfWork) -> bool:
-    due = await handler.next_due(uow)
-    return due is not None and due <= uow.now
+def _earliest(*times: datetime | None) -> datetime | None:
+    return min((each for each in times if each is not None), default=None)

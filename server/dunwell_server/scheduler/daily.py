@@ -16,6 +16,7 @@ from dunwell_server.platform import runs
 from dunwell_server.platform.context import CallContext
 from dunwell_server.platform.database import Database, UnitOfWork
 from dunwell_server.platform.firms import FirmSettings
+from dunwell_server.platform.questions import Question, ask, known, together
 from dunwell_server.platform.runs import RunKind
 from dunwell_server.platform.work import WorkKind
 
@@ -40,9 +41,9 @@ def daily_run_id(firm_id: UUID, kind: RunKind, day: date) -> UUID:
     return derive_uuid("daily run", firm_id, kind.value, day.isoformat())
 
 
-async def always(_: UnitOfWork) -> bool:
+def always(uow: UnitOfWork) -> Question[bool]:
     """A run that is started each day, so that its absence means a missed tick and nothing else."""
-    return True
+    return known(uow, True)
 
 
 class DailyRun:
@@ -53,34 +54,43 @@ class DailyRun:
         kind: WorkKind,
         run_kind: RunKind,
         at: Callable[[FirmSettings], time],
-        is_needed: Callable[[UnitOfWork], Awaitable[bool]] = always,
+        is_needed: Callable[[UnitOfWork], Question[bool]] = always,
+        has_work: Callable[[UnitOfWork, date], Question[bool]] | None = None,
     ) -> None:
+        """`is_needed`: whether the day has a run at all. `has_work`: whether the run of a day would find something; one that would not has
+        ended when it is created."""
         self.kind = kind
         self._run_kind = run_kind
         self._at = at
         self._is_needed = is_needed
+        self._has_work = has_work
 
-    async def next_due(self, uow: UnitOfWork) -> datetime | None:
+    def next_due(self, uow: UnitOfWork) -> Question[datetime | None]:
         """The time of day that comes next; now, where the last one was missed."""
-        if await self._missed(uow) is not None:
-            return uow.now
-        return next_local_time(uow.now, self._at(uow.firm.settings), uow.firm.settings.zone)
+        following = next_local_time(uow.now, self._at(uow.firm.settings), uow.firm.settings.zone)
+        return self._is_missed(uow).then(lambda is_missed: uow.now if is_missed else following)
 
     async def work(self, database: Database, context: CallContext) -> None:
         """Queue the day's run, unless it exists, the firm is younger than the tick, or nothing is to be done."""
         async with database.transaction(context) as uow:
-            day = await self._missed(uow)
-            if day is not None:
-                run_id = daily_run_id(uow.firm_id, self._run_kind, day)
-                await runs.create(uow, self._run_kind, {"as_of": day.isoformat()}, dry_run=False, run_id=run_id)
+            day = self._day(uow)
+            has_work = known(uow, True) if self._has_work is None else self._has_work(uow, day)
+            missed, finds_something = await together(uow, [self._is_missed(uow), has_work])
+            run_id, params = daily_run_id(uow.firm_id, self._run_kind, day), {"as_of": day.isoformat()}
+            if missed and finds_something:
+                await runs.create(uow, self._run_kind, params, dry_run=False, run_id=run_id)
+            elif missed:
+                await runs.create_idle(uow, self._run_kind, params, run_id=run_id)
 
-    async def _missed(self, uow: UnitOfWork) -> date | None:
-        settings = uow.firm.settings
-        day = last_daily_date(uow.now, self._at(settings), settings)
+    def _day(self, uow: UnitOfWork) -> date:
+        return last_daily_date(uow.now, self._at(uow.firm.settings), uow.firm.settings)
+
+    def _is_missed(self, uow: UnitOfWork) -> Question[bool]:
+        settings, day = uow.firm.settings, self._day(uow)
         tick = local_instant(day, self._at(settings), settings.zone)
-        run_id = daily_run_id(uow.firm_id, self._run_kind, day)
-        ticked = await uow.fetch_value(_TICKED, {"firm_id": uow.firm_id, "id": run_id, "tick": tick})
-        return None if ticked or not await self._is_needed(uow) else day
+        values = {"id": daily_run_id(uow.firm_id, self._run_kind, day), "tick": tick}
+        ticked: Question[bool] = ask(uow, _TICKED, values)
+        return together(uow, [ticked, self._is_needed(uow)]).then(lambda said: not said[0] and said[1])
 
 
 class DailyMarks:
@@ -89,28 +99,30 @@ class DailyMarks:
     def __init__(
         self,
         batches: Sequence[Batch],
-        is_needed: Callable[[UnitOfWork, date], Awaitable[bool]],
+        is_needed: Callable[[UnitOfWork, date], Question[bool]],
         kind: WorkKind = WorkKind.OVERDUE,
     ) -> None:
         self.kind = kind
         self._batches = batches
         self._is_needed = is_needed
 
-    async def next_due(self, uow: UnitOfWork) -> datetime | None:
+    def next_due(self, uow: UnitOfWork) -> Question[datetime | None]:
         """The time of day that comes next; now, where something is to be marked."""
-        settings = uow.firm.settings
-        today = local_date(uow.now, settings.zone)
-        has_come = uow.now >= local_instant(today, settings.package_run_time, settings.zone)
-        if has_come and await self._is_needed(uow, today):
-            return uow.now
-        return next_local_time(uow.now, settings.package_run_time, settings.zone)
+        following = next_local_time(uow.now, uow.firm.settings.package_run_time, uow.firm.settings.zone)
+        return self._is_due(uow).then(lambda is_due: uow.now if is_due else following)
 
     async def work(self, database: Database, context: CallContext) -> None:
         """Every batch until nothing is left, each in a transaction of its own."""
-        async with database.transaction(context, write=False) as uow:
-            due = await self.next_due(uow)
-            if due is None or due > uow.now:
-                return
         for batch in self._batches:
-            while await database.run(context, batch):
+
+            async def while_due(uow: UnitOfWork, batch: Batch = batch) -> Sequence[object]:
+                return await batch(uow) if await self._is_due(uow) else ()
+
+            while await database.run(context, while_due):
                 pass
+
+    def _is_due(self, uow: UnitOfWork) -> Question[bool]:
+        settings = uow.firm.settings
+        today = local_date(uow.now, settings.zone)
+        has_come = uow.now >= local_instant(today, settings.package_run_time, settings.zone)
+        return self._is_needed(uow, today) if has_come else known(uow, False)

@@ -202,9 +202,11 @@ async def test_an_event_before_its_payment_is_known_waits(contest: Contest) -> N
     assert account is not None
     origin = Origin(account, "sandbox", uuid4(), "dispute.created", START)
     notice = DisputeNotice(replace(word(S.NEEDS_RESPONSE, contest.reference), payment_reference="pay_unheard_of"))
-    async with contest.world.db.transaction(contest.world.context) as uow:
+    known = DisputeNotice(word(S.NEEDS_RESPONSE, contest.reference))
+    db, context = contest.world.db, contest.world.context
+    unheard, heard = [await applier.prepare(db, context, origin, each) for each in (notice, known)]
+    async with db.transaction(context) as uow:
         with pytest.raises(NotYet):
-            await applier.apply(uow, origin, notice, None)
-        known = DisputeNotice(word(S.NEEDS_RESPONSE, contest.reference))
-        assert "OPENED" in (await applier.apply(uow, origin, known, None)).result
-        assert "nothing new" in (await applier.apply(uow, origin, known, None)).result
+            await applier.apply(uow, origin, notice, unheard)
+        assert "OPENED" in (await applier.apply(uow, origin, known, heard)).result
+        assert "nothing new" in (await applier.apply(uow, origin, known, heard)).result

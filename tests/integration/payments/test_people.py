@@ -17,7 +17,9 @@ from dunwell_server.payments.model import Allocation, AttemptState, MethodState,
 from dunwell_server.payments.service import autopay, methods
 from dunwell_server.payments.service.manual import record_manual
 from dunwell_server.payments.service.resolution import Resolution, Resolved, resolve
+from dunwell_server.payments.store import payments
 from dunwell_server.platform.crypto import account_aad
+from dunwell_server.providers.base import Outcome, OutcomeClass
 from tests import support
 from tests.integration.payments.world import START, VAULT, World
 
@@ -276,6 +278,43 @@ async def settle(world: World, attempt_id: UUID, resolution: Resolution, person:
         return await resolve(uow, attempt_id, resolution)
 
 
+async def test_what_a_bank_never_decides_is_shown_to_a_person_who_may_settle_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Polled on, flagged once after two weeks, listed, settled by hand; what the provider tells afterwards changes nothing."""
+    client, _ = await world.client("pm_sandbox_pendingThenSuccess")
+    invoice = await world.invoice(client, due=DUE)
+    await world.advance(RUN)
+    [payment] = await world.payments(invoice.id)
+    [attempt] = (await world.payment(payment.id)).attempts
+    waits = Outcome(outcome=OutcomeClass.PENDING, provider_reference=attempt.provider_reference)
+
+    async def still_pending(*_: Any, **__: Any) -> Outcome:
+        return waits
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.workers.provider, "lookup", still_pending)
+        await world.advance(RUN + timedelta(days=13, hours=23))
+        [attempt] = (await world.payment(payment.id)).attempts
+        assert (attempt.state, attempt.needs_person) == (AttemptState.PENDING, False)
+        found = Resolution("SUCCEEDED", attempt.provider_reference, "seen in the bank's record")
+        assert (await refused(settle(world, attempt.id, found, "ada"))).reason is Reason.ATTEMPT_NOT_RESOLVABLE
+        await world.advance(RUN + timedelta(days=16))
+    [attempt] = (await world.payment(payment.id)).attempts
+    assert (attempt.state, attempt.needs_person) == (AttemptState.PENDING, True)
+    assert attempt.next_check_time is not None
+    assert (await world.actions(payment.id)).count(("attempt_needs_person", "CRITICAL")) == 1
+    async with world.db.transaction(world.call(), write=False) as uow:
+        listed = await payments.page(
+            uow, payments.PaymentFilter(needs_person=True), oldest_first=False, after=None, limit=10
+        )
+    assert [each.id for each in listed] == [payment.id]
+    assert not (await settle(world, attempt.id, found, "ada")).awaits_approval
+    assert (await world.invoice_now(invoice.id)).state is InvoiceState.PAID
+    await world.advance(RUN + timedelta(days=17))
+    assert await world.balances(client.id) == (0, 0)
+
+
 async def test_a_person_resolves_what_is_unknown(world: World) -> None:
     client, invoice, attempt = await unknown(world)
     found = Resolution("SUCCEEDED", "pay_by_hand", "seen in the dashboard")
@@ -305,7 +344,8 @@ async def test_above_the_limit_two_persons_are_needed(make_world: Callable[..., 
     found = Resolution("SUCCEEDED", "pay_by_hand", "seen")
     assert (await settle(world, attempt.id, found, "ada")).awaits_approval
     assert (await world.invoice_now(invoice.id)).amount_received == 0
-    assert (await refused(settle(world, attempt.id, found, "ada"))).reason is Reason.APPROVAL_REQUIRED
+    for name in ("ada", "ADA", " Ada "):
+        assert (await refused(settle(world, attempt.id, found, name))).reason is Reason.APPROVAL_REQUIRED
     other = Resolution("DECLINED", None, "no")
     assert (await refused(settle(world, attempt.id, other, "grace"))).reason is Reason.STATE_CONFLICT
     assert not (await settle(world, attempt.id, found, "grace")).awaits_approval

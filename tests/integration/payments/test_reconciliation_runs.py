@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
 from dunwell_server.kernel.ids import uuid7
-from dunwell_server.payments.jobs import ReconciliationExecutor
+from dunwell_server.payments.jobs import ReconciliationExecutor, reconciling_work
 from dunwell_server.payments.jobs.refunding import Refunder
 from dunwell_server.payments.model import idempotency_key, slot_payment_id
 from dunwell_server.payments.service.reconciliation import something_to_reconcile
@@ -19,6 +20,8 @@ from dunwell_server.payments.store import reconciliation as store
 from dunwell_server.platform.crypto import account_aad
 from dunwell_server.platform.database import Database
 from dunwell_server.platform.runs import RunState
+from dunwell_server.providers.abilities import RefundPage
+from dunwell_server.providers.base import PaymentPage, ProviderUnavailable
 from dunwell_server.providers.sandbox import charges as sandbox_charges
 from tests import support
 from tests.integration.payments.reconciling import ended, metadata_of, paid, paid_there, queue, reconcile
@@ -161,6 +164,52 @@ async def test_refunds_are_compared_and_taken_over_too(world: World) -> None:
     assert (run.counts, item.outcome, item.amount_minor) == ({"MATCHED": 3, "ADOPTED": 1}, "ADOPTED", 2000)
     assert await world.scalar(state, world.firm_id, refund_id) == "SUCCEEDED/ANSWERED"
     assert (await reconcile(world))[0].counts == {"MATCHED": 4}
+
+
+async def test_pages_without_anything_do_not_end_the_lists(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Stripe's are where nothing happened in the first half of a window, and much in the second."""
+    client, _ = await world.client("pm_card_visa", autopay=False)
+    for _ in range(3):
+        invoice_id = await paid(world, client)
+    [payment] = await world.payments(invoice_id)
+    await refunded(world, payment.id, 500)
+    provider = world.workers.provider
+    payments, refunds = provider.list_payments, provider.list_refunds
+
+    async def payments_later(*args: Any) -> PaymentPage:
+        return PaymentPage((), "later") if args[-1] is None else await payments(*args[:-1])
+
+    async def refunds_later(*args: Any, page: str | None = None, **wanted: Any) -> RefundPage:
+        return RefundPage((), "later") if page is None else await refunds(*args, **wanted)
+
+    monkeypatch.setattr(provider, "list_payments", payments_later)
+    monkeypatch.setattr(provider, "list_refunds", refunds_later)
+    run, items = await reconcile(world)
+    assert (run.state, run.counts, items) == (RunState.SUCCEEDED, {"MATCHED": 4}, [])
+
+
+async def test_an_account_that_cannot_be_reached_does_not_hold_the_run_for_ever(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, _ = await world.client("pm_card_visa", autopay=False)
+    await paid(world, client)
+    executor, run = ReconciliationExecutor(world.workers.charger), await queue(world)
+
+    async def silent(*_: Any, **__: Any) -> PaymentPage:
+        raise ProviderUnavailable("sandbox", "nobody answers")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.workers.provider, "list_payments", silent)
+        for _ in range(2):
+            with pytest.raises(ProviderUnavailable):
+                await executor.execute(world.db, world.context, run)
+        assert (await ended(world, run.id))[0].state is RunState.RUNNING
+        patch.setattr(reconciling_work, "UNREACHABLE", timedelta(0))
+        await executor.execute(world.db, world.context, run)
+    found, [item] = await ended(world, run.id)
+    assert (found.state, found.counts, item.subject_type) == (RunState.SUCCEEDED, {"FAILED": 1}, "provider_account")
+    assert "nobody answers" in (item.message or "")
+    assert (await reconcile(world))[0].counts == {"MATCHED": 1}
 
 
 async def test_an_account_that_refuses_us_is_told_and_ends_the_run(world: World) -> None:

@@ -271,6 +271,7 @@ async def test_nothing_is_sent_while_the_firm_recovers(world: World, refunds: Re
         await uow.execute(
             "INSERT INTO control.recovery (firm_id, window_start, actor) VALUES (%s, now(), 'test')", (world.firm_id,)
         )
+        await uow.execute("UPDATE refund SET lease_until = now() - interval '1 s' WHERE firm_id = %s", (world.firm_id,))
     assert (await refused(refunds.ask(paid.payment.id))).reason is Reason.RECOVERING
     await refunds.work()
     assert (await refunds.now(left.refund.id)).refund.send_count == 0

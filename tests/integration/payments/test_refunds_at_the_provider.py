@@ -65,6 +65,26 @@ async def test_a_refund_that_fails_while_pending_leaves_nothing_behind(world: Wo
     await refunds.agree()
 
 
+async def test_a_refund_that_stays_pending_is_shown_to_a_person_while_it_is_polled_on(
+    world: World, refunds: Refunds
+) -> None:
+    _, _, paid = await refunds.paid()
+    world.gateway.control("settings", account=world.account, refund_seconds=20 * 86_400)
+    refunds.faults(on_refunds("pending_then_success"))
+    view = await refunds.ask(paid.payment.id)
+    await refunds.advance(START + timedelta(days=13, hours=18))
+    assert not (await refunds.now(view.refund.id)).refund.needs_person
+    await refunds.advance(START + timedelta(days=19))
+    refund = (await refunds.now(view.refund.id)).refund
+    assert (refund.state, refund.needs_person) == (RefundState.PENDING, True)
+    told = await world.actions(refund.id)
+    assert told.count(("refund_needs_person", "CRITICAL")) == 1
+    await refunds.advance(START + timedelta(days=21))
+    refund = (await refunds.now(view.refund.id)).refund
+    assert (refund.state, refund.needs_person) == (RefundState.SUCCEEDED, False)
+    await refunds.agree()
+
+
 async def test_a_refusal_ends_the_refund_and_frees_the_payment(world: World, refunds: Refunds) -> None:
     _, _, paid = await refunds.paid()
     refunds.faults(on_refunds("decline"))

@@ -201,7 +201,7 @@ class World:
         async with self.db.transaction(self.context, write=False) as uow:
             handlers = (self.workers.collect, self.workers.attempts, self.workers.pages)
             dues = [await handler.next_due(uow) for handler in handlers]
-        dues.append(await self.workers.provider.next_due(self._clock))
+        dues.append((await self.workers.provider.clock(self._clock)).next_due)
         return min((due for due in dues if due is not None), default=None)
 
     async def advance(self, to: datetime) -> list[datetime]:

@@ -97,7 +97,7 @@ class World:
 
     async def heard(self) -> list[NormalisedEvent]:
         """Every event that has been sent so far, verified and read."""
-        assert await self.provider.drained(self.account)
+        assert (await self.provider.clock(self.account, wait=True)).undelivered == 0
         secrets = [self.account.credentials["webhook_secret"]]
         events = []
         for request in self.receiver.requests:
@@ -147,13 +147,13 @@ async def test_a_payments_webhook_says_what_the_answer_said(world: World) -> Non
 
 async def test_what_falls_due_is_told_before_the_clock_is_drained(world: World) -> None:
     await world.charge("pm_sandbox_pendingThenSuccess")
-    assert await world.provider.next_due(world.account) == START + timedelta(hours=1)
+    assert (await world.provider.clock(world.account)).next_due == START + timedelta(hours=1)
     world.gateway.control("webhooks", account=world.http.name, delay_seconds=1.5)
-    await world.provider.set_clock(world.account, START + timedelta(hours=1))
-    assert await world.provider.undelivered(world.account) >= 1
-    assert not await world.provider.drained(world.account)
+    moved = await world.provider.set_clock(world.account, START + timedelta(hours=1), wait=True)
+    assert (moved.next_due, moved.undelivered > 0) == (None, True), "a second is not enough"
+    assert (await world.provider.clock(world.account)).undelivered >= 1
     deadline = time.monotonic() + 10
-    while not await world.provider.drained(world.account):
+    while (await world.provider.clock(world.account, wait=True)).undelivered:
         assert time.monotonic() < deadline
     assert "payment.succeeded" in world.receiver.types
     (notice,) = await world.notices("payment.succeeded")
@@ -277,7 +277,7 @@ async def test_a_page_expires_when_it_was_told_to(world: World) -> None:
     until = START + timedelta(hours=2)
     request = world.page(CheckoutMode.PAYMENT, money=Money("USD", 4200), expire_time=until)
     opened = await world.provider.create_checkout(request)
-    assert opened.expire_time == until == await world.provider.next_due(world.account)
+    assert opened.expire_time == until == (await world.provider.clock(world.account)).next_due
     await world.provider.set_clock(world.account, until)
     (notice,) = await world.notices("checkout.session.expired")
     assert notice.details.state is CheckoutState.EXPIRED

@@ -27,6 +27,7 @@ class StripeAccount(Front):
     """Attached method → the test method it was made of."""
     sessions: dict[str, Fields] = field(default_factory=dict)
     disputes: dict[str, Fields] = field(default_factory=dict)
+    charges: dict[str, Fields] = field(default_factory=dict)
     overlay: dict[str, Fields] = field(default_factory=dict)
     """Object → the fields that it has instead of those in localstripe's book."""
     next_refund: Fields = field(default_factory=dict)
@@ -104,6 +105,8 @@ class StripeAccount(Front):
                     self.sessions[session] |= {"status": "expired", "url": None}
                     return Reply.of(self.sessions[session])
                 return Reply.of({"error": {"type": "invalid_request_error", "message": "Only open sessions"}}, 400)
+            case "GET", ["charges", charge]:
+                return Reply.of(self.charges[charge]) if charge in self.charges else _missing()
             case "GET", ["disputes", dispute]:
                 return Reply.of(self.disputes[dispute]) if dispute in self.disputes else _missing()
         return await super()._execute(seen)

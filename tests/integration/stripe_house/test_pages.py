@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from dunwell.v1 import billing_service_pb2, checkout_pb2, payment_service_pb2
+from dunwell.v1 import billing_service_pb2, checkout_pb2, payment_pb2, payment_service_pb2
 from tests.integration.stripe_house.house import Firm, Refused, event_state, events, payment_state, reference_of
 from tests.integration.stripe_house.payloads import MIDDLE, NEW, OLD, payment_intent
 
@@ -62,6 +62,33 @@ async def test_a_completed_page_pays_the_invoice_once(firms: dict[str, Firm], wh
     assert await state_of(firm, page) == "COMPLETED"
     payment = await firm.payment(page.payment_id)
     assert (payment_state(payment), reference_of(payment)) == ("SUCCEEDED", body["payment_intent"])
+
+
+@pytest.mark.parametrize("other", [{"amount_total": 4400}, {"currency": "eur"}])
+@pytest.mark.parametrize("whose", ["firm", "owner"])
+async def test_other_money_than_was_asked_for_is_shown_to_a_person_at_once(
+    firms: dict[str, Firm], whose: str, other: dict[str, Any]
+) -> None:
+    """It is no success, and waiting changes nothing: the payment stays open, so that nothing else collects, until a person settles it."""
+    firm = firms[whose]
+    invoice_id, page = await page_for(firm)
+    body = completed(firm, page, **other)
+    for _ in range(2):
+        assert event_state(await firm.told("checkout.session.completed", body)) == "APPLIED"
+    payment = await firm.payment(page.payment_id)
+    assert (payment_state(payment), payment.attempts[-1].needs_person) == ("REQUIRES_ACTION", True)
+    request = pay.ListPaymentsRequest(invoice_id=invoice_id, needs_person=True)
+    assert [each.id for each in (await firm.call(request)).payments] == [payment.id]
+    with pytest.raises(Refused, match="COLLECTION_IN_PROGRESS"):
+        await firm.charge(invoice_id)
+    resolution = pay.ResolveAttemptRequest(
+        attempt_id=payment.attempts[-1].id,
+        resolution=payment_pb2.ATTEMPT_RESOLUTION_SUCCEEDED,
+        provider_reference=body["payment_intent"],
+        note="44 came, the client has sent the rest by hand",
+    )
+    await firm.call(resolution, actor="ada")
+    assert await firm.invoice_state(invoice_id) == "PAID"
 
 
 async def test_the_payments_webhook_comes_before_the_pages(firm: Firm) -> None:

@@ -28,6 +28,7 @@ from dunwell_server.providers.base import (
     ProviderUnavailable,
 )
 from dunwell_server.providers.stripe import StripeProvider, calls
+from dunwell_server.providers.tracing import TracedPayment
 from tests.providers.stripe.loopback import Reply, Seen
 from tests.providers.stripe.support import (
     TEST_ACCOUNT,
@@ -301,6 +302,50 @@ async def test_a_foreign_currency_does_not_stop_the_list_but_one_of_ours_is_neve
     async with stripe({"GET /v1/payment_intents": page(ours)}) as (provider, _):
         with pytest.raises(ProviderUnavailable):
             await provider.list_payments(ACCOUNT, since, since + timedelta(days=1))
+
+
+async def test_refunds_of_others_do_not_stop_the_list_but_one_of_ours_is_never_dropped() -> None:
+    """Of a customer's balance, in coins, in a state of next year: whoever reconciles goes on past them."""
+    others = [
+        payloads.refund(id="re_1", payment_intent=None, charge=None, metadata={}),
+        payloads.refund(id="re_2", currency="usdc", metadata={}),
+        payloads.refund(id="re_3", status="invented", metadata={}),
+        payloads.refund(id="re_4", currency="isk", amount=501, metadata={}),
+    ]
+    since = datetime.fromtimestamp(payloads.CREATED, UTC)
+    until = since + timedelta(days=1)
+    async with stripe({"GET /v1/refunds": page(*others, payloads.refund(id="re_5"))}) as (provider, _):
+        found = await provider.list_refunds(ACCOUNT, since=since, until=until)
+        assert [each.provider_reference for each in found.refunds] == ["re_5"]
+    for other in others:
+        ours = {**other, "metadata": {"key": "v1:x:1"}}
+        async with stripe({"GET /v1/refunds": page(ours)}) as (provider, _):
+            with pytest.raises(ProviderUnavailable):
+                await provider.list_refunds(ACCOUNT, since=since, until=until)
+
+
+async def test_a_payment_is_traced_from_its_own_id_and_from_its_charge() -> None:
+    intent = payloads.payment_intent(id="pi_1", customer="cus_1", metadata={"firm": "f"})
+    routes: Routes = {
+        "GET /v1/payment_intents/pi_1": Reply.of(intent),
+        "GET /v1/charges/ch_1": Reply.of(payloads.charge(id="ch_1", payment_intent=intent, customer="cus_1", metadata={"a": "b"})),
+        "GET /v1/charges/ch_2": Reply.of(payloads.charge(id="ch_2", payment_intent=None, customer=None, metadata={})),
+        "GET /v1/charges/ch_3": Reply.of({"object": "charge"}),
+    }  # fmt: skip
+    async with stripe(routes) as (provider, server):
+        by_id = await provider.trace_payment(ACCOUNT, "pi_1")
+        assert by_id == TracedPayment("pi_1", {"firm": "f"} | dict(intent["metadata"]), "cus_1")
+        assert by_id.is_ours
+        assert await provider.trace_payment(ACCOUNT, "ch_1") == TracedPayment("pi_1", {"a": "b", "firm": "f"}, "cus_1")
+        alone = await provider.trace_payment(ACCOUNT, "ch_2")
+        assert alone == TracedPayment("ch_2", {}, None)
+        assert not alone.is_ours
+        assert await provider.trace_payment(ACCOUNT, "pi_unknown") is None
+        seen = len(server.seen)
+        assert await provider.trace_payment(ACCOUNT, "../customers") is None
+        assert len(server.seen) == seen
+        with pytest.raises(ProviderUnavailable):
+            await provider.trace_payment(ACCOUNT, "ch_3")
 
 
 async def test_listed_events_are_as_they_are_sent() -> None:

@@ -26,6 +26,7 @@ from dunwell_server.platform.crypto import Vault
 from dunwell_server.platform.database import Database, UnitOfWork
 from dunwell_server.platform.journal import Category, Change, record
 from dunwell_server.platform.keys import Keys
+from dunwell_server.platform.outside_clocks import NOTHING, Standing
 from dunwell_server.platform.sealer import AuditSealer
 from dunwell_server.platform.work import WorkKind
 from dunwell_server.providers.manual import ManualProvider
@@ -76,11 +77,25 @@ class OutsideClock:
     def __init__(self) -> None:
         self.times: list[datetime] = []
 
-    async def next_due(self, database: Database, context: CallContext) -> datetime | None:
-        return None
+    async def follow(self, database: Database, context: CallContext) -> FollowedClock:
+        return FollowedClock(self.times)
 
     async def move_to(self, database: Database, context: CallContext, now: datetime) -> None:
         self.times.append(now)
+
+
+class FollowedClock:
+    """The same, followed by an advance."""
+
+    def __init__(self, times: list[datetime]) -> None:
+        self.times = times
+
+    async def move_to(self, now: datetime, *, wait: bool) -> Standing:
+        self.times.append(now)
+        return NOTHING
+
+    async def look(self, *, wait: bool) -> Standing:
+        return NOTHING
 
 
 @dataclass

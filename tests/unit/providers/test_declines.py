@@ -85,6 +85,20 @@ def test_a_code_counts_alike_as_decline_code_and_as_code(code: str, expected: De
     assert decline_class_of(None, code) is expected
 
 
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        *dict.fromkeys(("account_closed", "debit_not_authorized", "no_account", "payment_method_bank_account_blocked"), HARD).items(),
+        *dict.fromkeys(("payment_intent_mandate_invalid", "expired_payment_method", "payment_method_restricted"), CUSTOMER).items(),
+        ("payment_method_provider_timeout", TECHNICAL),
+    ],
+)  # fmt: skip
+def test_methods_that_are_no_cards_have_codes_of_their_own(code: str, expected: DeclineClass) -> None:
+    assert decline_class_of(None, code) is expected
+    assert decline_class_of(code, "payment_intent_payment_attempt_failed") is expected
+    assert decline_class_of(None, code, advice_code="do_not_try_again") is HARD
+
+
 @pytest.mark.parametrize("code", [None, "", "a_code_of_next_year"])
 def test_a_code_nobody_lists_is_a_plain_decline(code: str | None) -> None:
     assert decline_class_of(code, "card_declined") is SOFT

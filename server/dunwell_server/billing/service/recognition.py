@@ -21,6 +21,7 @@ from dunwell_server.ledger import service as ledger
 from dunwell_server.platform import journal
 from dunwell_server.platform.database import Row, UnitOfWork
 from dunwell_server.platform.journal import Category, Change
+from dunwell_server.platform.questions import Question
 
 BATCH: Final = 20_000
 """Schedules brought forward in one transaction."""
@@ -38,9 +39,9 @@ async def schedule(uow: UnitOfWork, invoice_ids: Sequence[UUID]) -> None:
         await store.insert(uow, invoice_ids)
 
 
-async def recognition_due(uow: UnitOfWork, day: date) -> bool:
+def recognition_due(uow: UnitOfWork, day: date) -> Question[bool]:
     """Whether a day before `day` is still to be recognised."""
-    return await store.is_due(uow, day)
+    return store.is_due(uow, day)
 
 
 async def recognize(uow: UnitOfWork, limit: int = BATCH) -> list[date]:

@@ -7,20 +7,29 @@ from typing import Final
 
 from dunwell_server.billing.store.renewals import IS_DUE
 from dunwell_server.platform.database import UnitOfWork
+from dunwell_server.platform.questions import Question, ask
 
 _MARKS: Final = """
 SELECT EXISTS (SELECT 1 FROM invoice WHERE firm_id = %(firm_id)s AND due_date < %(today)s AND state IN ('SENT', 'FAILED') AND NOT autopay_enabled)
     OR EXISTS (SELECT 1 FROM engagement WHERE firm_id = %(firm_id)s AND state = 'ACTIVE' AND end_date <= %(today)s)
     OR EXISTS (SELECT 1 FROM credit_entry WHERE firm_id = %(firm_id)s AND remaining_minor > 0 AND expire_time <= %(now)s)
 """
+_PACKAGES: Final = (
+    "SELECT EXISTS (SELECT 1 FROM engagement e WHERE e.firm_id = %(firm_id)s AND e.next_bill_date <= %(today)s)"
+)
 _RENEWALS: Final = f"SELECT {IS_DUE}"
 
 
-async def marks_due(uow: UnitOfWork, today: date) -> bool:
+def marks_due(uow: UnitOfWork, today: date) -> Question[bool]:
     """Whether an invoice is to be marked overdue, an engagement ended, or credit expired."""
-    return bool(await uow.fetch_value(_MARKS, {"firm_id": uow.firm_id, "today": today, "now": uow.now}))
+    return ask(uow, _MARKS, {"today": today, "now": uow.now})
 
 
-async def renewals_due(uow: UnitOfWork, today: date) -> bool:
+def packages_due(uow: UnitOfWork, today: date) -> Question[bool]:
+    """Whether an engagement is to be billed."""
+    return ask(uow, _PACKAGES, {"today": today})
+
+
+def renewals_due(uow: UnitOfWork, today: date) -> Question[bool]:
     """Whether an engagement is to be renewed by itself."""
-    return bool(await uow.fetch_value(_RENEWALS, {"firm_id": uow.firm_id, "today": today}))
+    return ask(uow, _RENEWALS, {"today": today})

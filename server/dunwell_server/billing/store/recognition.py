@@ -8,6 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from dunwell_server.platform.database import Row, UnitOfWork
+from dunwell_server.platform.questions import Question, ask
 
 # Days before the issue belong to the issue's own day: a posting never lies before the invoice it is about.
 _SCHEDULE: Final = """
@@ -104,9 +105,9 @@ async def insert(uow: UnitOfWork, invoice_ids: Sequence[UUID]) -> None:
     await uow.execute(_SCHEDULE, {"firm_id": uow.firm_id, "ids": list(invoice_ids)})
 
 
-async def is_due(uow: UnitOfWork, today: date) -> bool:
+def is_due(uow: UnitOfWork, today: date) -> Question[bool]:
     """Whether a day before `today` is still to be recognised."""
-    return bool(await uow.fetch_value(_DUE, {"firm_id": uow.firm_id, "today": today}))
+    return ask(uow, _DUE, {"today": today}).then(bool)
 
 
 async def begin(uow: UnitOfWork) -> date | None:

@@ -19,6 +19,7 @@ from dunwell_server.platform.database import Database, UnitOfWork
 from dunwell_server.platform.failpoints import failpoint
 from dunwell_server.platform.leases import renewing
 from dunwell_server.platform.logging import get_logger
+from dunwell_server.platform.questions import Question
 from dunwell_server.platform.work import WorkKind
 
 BATCH: Final = 50
@@ -49,6 +50,10 @@ class InboxHandler:
         await self._look(uow)
         return await events.next_due(uow)
 
+    def waiting(self, uow: UnitOfWork) -> Question[bool]:
+        """Whether an event of the firm is still to be applied, now or later."""
+        return events.waiting(uow)
+
     async def work(self, database: Database, context: CallContext) -> None:
         """One batch of what is due."""
         await self._batch_of(database, replace(context, upkeep=True))
@@ -59,7 +64,7 @@ class InboxHandler:
         What failed once is tried once more at once: to whoever asks, the seconds until its next try are no time at all.
         """
         context = replace(context, upkeep=True)
-        if not await database.run(context, events.waiting, write=False):
+        if not await database.read_once(context, self.waiting):
             return True
         until = time.monotonic() + patience
         await database.run(context, events.hurry)

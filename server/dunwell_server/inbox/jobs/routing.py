@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 from typing import Final
 
 from dunwell_server.inbox import metrics
@@ -11,12 +12,15 @@ from dunwell_server.inbox.jobs.gaps import GapPoller
 from dunwell_server.inbox.model import Account, clipped, retry_delay
 from dunwell_server.inbox.service import operations, routing
 from dunwell_server.inbox.service.accounts import Endpoints, Vault
-from dunwell_server.inbox.store import envelopes
+from dunwell_server.inbox.service.routing import FOREIGN, Route
+from dunwell_server.inbox.store import accounts, envelopes
 from dunwell_server.kernel.errors import DunwellError
 from dunwell_server.platform.context import CallContext, system_context
 from dunwell_server.platform.crypto import VaultError
 from dunwell_server.platform.database import Database, Row, UnitOfWork
 from dunwell_server.platform.logging import get_logger
+from dunwell_server.providers.events import NormalisedEvent, payment_named
+from dunwell_server.providers.tracing import TracesPayments
 
 INTERVAL: Final = 1.0
 """Seconds between two looks at what waits."""
@@ -89,6 +93,8 @@ class RoutingLoop:
         account = Account(row["account_id"], None, row["provider"], row["mode"], b"", "", 0)
 
         found = await routing.find_firm(self._database, self._context, account, read)
+        if read is not None and found.firm_id is None and found.waits:
+            found = await self._traced(account, read) or found
         if (firm_id := found.firm_id) is not None:
             firm = self._context.for_firm(firm_id)
             await self._database.run(firm, lambda uow: routing.assign(uow, row, firm_id, body))
@@ -96,6 +102,29 @@ class RoutingLoop:
             await self._database.run(self._context, lambda uow: envelopes.discard(uow, row["id"], found.why))
         else:
             await self._postpone(self._context, row, found.why, give_up=webhooks is not None and read is None)
+
+    async def _traced(self, account: Account, read: NormalisedEvent) -> Route | None:
+        """Where an event about a payment belongs that names it by no id that we noted; None: its provider has nothing to say."""
+        reference = next(filter(None, map(payment_named, read.notices)), None)
+        if reference is None or read.firm is not None:
+            return None
+        row = await self._database.run(self._context, lambda uow: accounts.by_id(uow, account.id), write=False)
+        provider = self._endpoints.registry.get(account.provider)
+        if row is None or not isinstance(provider, TracesPayments):
+            return None
+        try:
+            payment = await provider.trace_payment(self._endpoints.endpoint(row).account, reference)
+        except DunwellError as error:
+            log.info("payment_not_traced", provider=account.provider, reason=error.reason.value)
+            return None
+        if payment is None:
+            return None
+        ids = (payment.provider_reference, payment.customer_reference)
+        told = replace(read, firm=payment.metadata.get("firm"), references=(*read.references, *filter(None, ids)))
+        found = await routing.find_firm(self._database, self._context, account, told)
+        # Nothing on it says that we have made it, and no id on it is ours: it never will be.
+        foreign = found.firm_id is None and not payment.is_ours
+        return replace(found, why=FOREIGN, waits=False) if foreign else found
 
     async def _postpone(self, context: CallContext, row: Row, why: str, *, give_up: bool = False) -> None:
         """Look again later; leave it to a person where waiting is over, or would not help (`give_up`)."""

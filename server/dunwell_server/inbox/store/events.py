@@ -14,6 +14,7 @@ from dunwell_server.inbox.model import EventFilter, EventState, NewEvent, Stored
 from dunwell_server.platform.context import CallContext
 from dunwell_server.platform.database import TENANT_CTE, Database, Row, UnitOfWork
 from dunwell_server.platform.leases import LEASE_SECONDS
+from dunwell_server.platform.questions import Question, ask
 
 _LIST: Final = """
     id, firm_id, account_id, provider, event_id, type, state, attempts, fence, fetched, octet_length(body) AS body_bytes, create_time, result,
@@ -182,9 +183,9 @@ async def hurry(uow: UnitOfWork) -> None:
     await uow.execute(_HURRY, {"firm_id": uow.firm_id})
 
 
-async def waiting(uow: UnitOfWork) -> bool:
+def waiting(uow: UnitOfWork) -> Question[bool]:
     """Whether an event is still to be applied, now or later."""
-    return bool(await uow.fetch_value(_WAITING, {"firm_id": uow.firm_id}))
+    return ask(uow, _WAITING)
 
 
 async def busy(uow: UnitOfWork) -> bool:

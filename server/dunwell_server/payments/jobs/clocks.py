@@ -2,45 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from dunwell_server.kernel.errors import DunwellError
-from dunwell_server.payments.jobs.gateways import Gateway, Gateways
+from dunwell_server.payments.jobs.gateways import Gateways
 from dunwell_server.payments.service.methods import resolve_account
 from dunwell_server.platform.context import CallContext
 from dunwell_server.platform.database import Database
-from dunwell_server.providers.base import FollowsTestClock
+from dunwell_server.platform.outside_clocks import Standing
+from dunwell_server.providers.base import ClockStanding, FollowsTestClock, ProviderAccount
 from dunwell_server.providers.registry import ProviderRegistry
 
 
 class ProviderClocks:
-    """Moves the accounts of one firm at every provider that keeps a clock of its own. A firm without such an account has none to move."""
+    """The accounts of each firm at every provider that keeps a clock of its own. A firm without such an account has none to move."""
 
     def __init__(self, registry: ProviderRegistry, gateways: Gateways) -> None:
         self._names = [name for name in registry.names if registry.get(name).capabilities.follows_test_clock]
         self._gateways = gateways
 
-    async def next_due(self, database: Database, context: CallContext) -> datetime | None:
-        """The earliest thing that will happen at one of them by itself."""
-        dues = [
-            await provider.next_due(gateway.account) for provider, gateway in await self._followers(database, context)
-        ]
-        return min((due for due in dues if due is not None), default=None)
-
-    async def move_to(self, database: Database, context: CallContext, now: datetime) -> None:
-        """Set all of them to `now`; what falls due there happens."""
-        for provider, gateway in await self._followers(database, context):
-            await provider.set_clock(gateway.account, now)
-
-    async def drained(self, database: Database, context: CallContext) -> bool:
-        """Whether all of them have told what happened there: every webhook sent and answered. May wait about a second for it."""
-        for provider, gateway in await self._followers(database, context):
-            if not await provider.drained(gateway.account):
-                return False
-        return True
-
-    async def _followers(self, database: Database, context: CallContext) -> list[tuple[FollowsTestClock, Gateway]]:
-        found: list[tuple[FollowsTestClock, Gateway]] = []
+    async def follow(self, database: Database, context: CallContext) -> FirmClocks:
+        """The firm's accounts as they are now."""
+        found: list[tuple[FollowsTestClock, ProviderAccount]] = []
         async with database.transaction(context, write=False) as uow:
             for name in self._names:
                 try:
@@ -48,5 +32,29 @@ class ProviderClocks:
                 except DunwellError:
                     continue
                 if isinstance(gateway.provider, FollowsTestClock):
-                    found.append((gateway.provider, gateway))
-        return found
+                    found.append((gateway.provider, gateway.account))
+        return FirmClocks(found)
+
+    async def move_to(self, database: Database, context: CallContext, now: datetime) -> None:
+        """Set all of the firm's to `now`; what falls due there happens."""
+        await (await self.follow(database, context)).move_to(now, wait=False)
+
+
+class FirmClocks:
+    """The clocks of one firm's accounts, read and moved together."""
+
+    def __init__(self, followers: Sequence[tuple[FollowsTestClock, ProviderAccount]]) -> None:
+        self._followers = followers
+
+    async def move_to(self, now: datetime, *, wait: bool) -> Standing:
+        """Set all of them to `now`; what falls due there happens. May `wait` about a second for each until all of it is told."""
+        return _standing([await provider.set_clock(account, now, wait=wait) for provider, account in self._followers])
+
+    async def look(self, *, wait: bool) -> Standing:
+        """How they stand now. May `wait` as `move_to` does."""
+        return _standing([await provider.clock(account, wait=wait) for provider, account in self._followers])
+
+
+def _standing(each: Sequence[ClockStanding]) -> Standing:
+    dues = [standing.next_due for standing in each if standing.next_due is not None]
+    return Standing(min(dues, default=None), not any(standing.undelivered for standing in each))

@@ -13,6 +13,7 @@ from dunwell_server.payments.service.collecting import claim_batch
 from dunwell_server.payments.store import due
 from dunwell_server.platform.context import CallContext
 from dunwell_server.platform.database import Database, UnitOfWork
+from dunwell_server.platform.questions import Question
 from dunwell_server.platform.work import WorkKind
 
 BATCH = 100
@@ -33,9 +34,9 @@ class CollectHandler:
         self._charger = charger
         self._batch = batch
 
-    async def next_due(self, uow: UnitOfWork) -> datetime | None:
+    def next_due(self, uow: UnitOfWork) -> Question[datetime | None]:
         """When the next invoice is to be charged, in firm time."""
-        return await queries.collect_next_due(uow)
+        return queries.collect_next_due(uow)
 
     async def work(self, database: Database, context: CallContext) -> None:
         """Some batches of what is due now."""
@@ -68,11 +69,9 @@ class AttemptsHandler:
         self._checker = checker
         self._batch = batch
 
-    async def next_due(self, uow: UnitOfWork) -> datetime | None:
+    def next_due(self, uow: UnitOfWork) -> Question[datetime | None]:
         """When an attempt next needs somebody, in firm time. A test clock does not pass by a charge that is under way."""
-        if uow.clock.is_test and await due.in_hand(uow):
-            return uow.now
-        return await queries.attempts_next_due(uow)
+        return queries.attempts_next_due(uow)
 
     async def work(self, database: Database, context: CallContext) -> None:
         """One step for a batch of attempts. The holder of a test clock first waits for what is in others' hands."""

@@ -29,6 +29,7 @@ from dunwell_server.platform.context import CallContext
 from dunwell_server.platform.database import Database, UnitOfWork
 from dunwell_server.platform.failpoints import failpoint
 from dunwell_server.platform.logging import get_logger
+from dunwell_server.platform.questions import Question, together
 from dunwell_server.platform.work import WorkKind
 from dunwell_server.providers.abilities import CheckoutDetails, SetupDetails
 from dunwell_server.providers.base import CustomerRef, ProviderRefused
@@ -239,10 +240,10 @@ class PagesHandler:
         self._keeper = keeper
         self._batch = batch
 
-    async def next_due(self, uow: UnitOfWork) -> datetime | None:
+    def next_due(self, uow: UnitOfWork) -> Question[datetime | None]:
         """When one of them is next to be looked at, in firm time."""
-        dues = [await session_store.next_check(uow), await setup_store.next_check(uow)]
-        return min((due for due in dues if due is not None), default=None)
+        dues = together(uow, [session_store.next_check(uow), setup_store.next_check(uow)])
+        return dues.then(lambda times: min((due for due in times if due is not None), default=None))
 
     async def work(self, database: Database, context: CallContext) -> None:
         """One step for a batch of each. One that goes wrong stops no other."""

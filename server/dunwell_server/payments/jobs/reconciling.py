@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final
 from uuid import UUID, uuid4
 
+from dunwell_server.kernel.clock import machine_now
 from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.kernel.ids import Prefix, decode, encode, uuid7
 from dunwell_server.kernel.money import Money
@@ -115,10 +117,24 @@ class ReconciliationExecutor:
             while place.stage == "refunds":
                 place = await self._refunds.page(work, place, following)
         except DunwellError as error:
-            if error.reason in _PASSING:
+            if error.reason in _PASSING and not await self._gives_up(database, context, run, place, error):
                 raise
             await self._tell_failed(database, context, run, account, error)
             await self._skip(database, context, run, place, following)
+
+    async def _gives_up(
+        self, database: Database, context: CallContext, run: Run, place: Place, error: DunwellError
+    ) -> bool:
+        """Whether the account has been unreachable for too long; notes since when it is."""
+        if error.reason is not Reason.PROVIDER_UNAVAILABLE:
+            return False
+        if place.unreachable is not None:
+            return place.gives_up(machine_now())
+        failing = replace(place, unreachable=machine_now().isoformat())
+        await self._charger.transact(
+            database, context, lambda uow: store.move_run(uow, run.id, place.as_json(), failing.as_json(), 0)
+        )
+        return False
 
     async def _skip(self, database: Database, context: CallContext, run: Run, place: Place, following: Place) -> None:
         await self._charger.transact(
@@ -147,8 +163,11 @@ class ReconciliationExecutor:
             work.saw(payment.created_time, payment.provider_reference)
         pairs = await self._read(work, listed)
         findings = await self._settle(work, pairs)
-        upto = work.until if page.next_page is None else page.payments[-1].created_time - LAG
         compared = datetime.fromisoformat(place.compared) if place.compared else work.since
+        upto = work.until
+        if page.next_page is not None:
+            # A page may be empty though others follow: of a span in which nothing happened, or only what others did.
+            upto = page.payments[-1].created_time - LAG if page.payments else compared
         if upto > compared:
             findings += await self._ours_only(work, compared, upto)
             compared = upto

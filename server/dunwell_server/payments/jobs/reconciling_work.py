@@ -18,6 +18,8 @@ WINDOW: Final = timedelta(days=3)
 LONGEST_WINDOW: Final = timedelta(days=400)
 OVERLAP: Final = timedelta(hours=1)
 """How much earlier than the window the lists begin: clocks differ, and a payment is sent before it is made."""
+UNREACHABLE: Final = timedelta(minutes=10)
+"""For how long an account that gives no answer is asked again. Then it is told as not compared: others, and the firm's other runs, wait no longer."""
 LAG: Final = timedelta(seconds=60)
 """How long after our sending the provider's payment may appear in its list and still be found without asking for it."""
 
@@ -31,12 +33,19 @@ class Place:
     stage: str = "payments"
     page: str | None = None
     compared: str | None = None
+    unreachable: str | None = None
+    """Since when (machine time) the account's provider gives no answer; None once it has given one."""
 
     def as_json(self) -> dict[str, Any]:
         """The form in the run's row."""
+        failing = {} if self.unreachable is None else {"unreachable": self.unreachable}
         return {
-            "accounts": self.accounts, "index": self.index, "stage": self.stage, "page": self.page, "compared": self.compared,
+            "accounts": self.accounts, "index": self.index, "stage": self.stage, "page": self.page, "compared": self.compared, **failing,
         }  # fmt: skip
+
+    def gives_up(self, now: datetime) -> bool:
+        """Whether the provider has given no answer for so long that the run goes on without it."""
+        return self.unreachable is not None and now - datetime.fromisoformat(self.unreachable) >= UNREACHABLE
 
 
 @dataclass(slots=True)

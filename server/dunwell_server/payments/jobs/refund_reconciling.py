@@ -53,8 +53,11 @@ class RefundStage:
         pairs = await self._match(work, page.refunds)
         findings = await self._settle(work, pairs)
         last = page.next_page is None
-        upto = work.until if last else page.refunds[-1].created_time - LAG
         compared = datetime.fromisoformat(place.compared) if place.compared else work.since
+        upto = work.until
+        if not last:
+            # A page may be empty though others follow, as one of payments may.
+            upto = page.refunds[-1].created_time - LAG if page.refunds else compared
         if upto > compared:
             findings += await self._ours_only(work, provider, compared, upto)
             compared = upto

@@ -36,6 +36,7 @@ from dunwell_server.platform.database import Database, UnitOfWork
 from dunwell_server.platform.failpoints import failpoint
 from dunwell_server.platform.leases import renewing
 from dunwell_server.platform.logging import get_logger
+from dunwell_server.platform.questions import Question
 from dunwell_server.platform.rate_limits import LimitUnavailable
 from dunwell_server.platform.work import WorkKind
 from dunwell_server.providers.abilities import ProviderRefund, RefundOutcomeClass, RefundRequest, Refunds
@@ -254,9 +255,9 @@ class RefundsHandler:
         self._refunder = refunder
         self._batch = batch
 
-    async def next_due(self, uow: UnitOfWork) -> datetime | None:
+    def next_due(self, uow: UnitOfWork) -> Question[datetime | None]:
         """When a refund next needs somebody, in firm time. A test clock does not pass by a refund that is under way."""
-        return await refunds_next_due(uow)
+        return refunds_next_due(uow)
 
     async def work(self, database: Database, context: CallContext) -> None:
         """One step for a batch of refunds. The holder of a test clock first waits for what is in others' hands."""

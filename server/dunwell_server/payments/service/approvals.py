@@ -16,7 +16,7 @@ from dunwell_server.payments.service.refunds import complete_here
 from dunwell_server.payments.store import approvals as store
 from dunwell_server.payments.store import refunds
 from dunwell_server.payments.store.refunds import LoadedPayment
-from dunwell_server.platform.approvals import ApprovalKind, ApprovalState, PendingApproval
+from dunwell_server.platform.approvals import ApprovalKind, ApprovalState, PendingApproval, same_person
 from dunwell_server.platform.database import Row, UnitOfWork
 from dunwell_server.platform.journal import Severity
 from dunwell_server.platform.work import WorkKind, wake
@@ -50,7 +50,7 @@ class Approvals:
         state = _state(row)
         if state is not ApprovalState.PENDING:
             raise _conflict(state.value, f"It was decided already: {state.value}.", resource)
-        if approve and row["actor"] == person:
+        if approve and same_person(row["actor"], person):
             raise DunwellError(
                 Reason.APPROVAL_REQUIRED, "Whoever proposed it cannot approve it: a second person must.",
                 metadata={"approval_id": encode(Prefix.APPROVAL, approval_id)}, resource=resource,

@@ -13,13 +13,14 @@ from dunwell_server.payments.model import PaymentMethod
 from dunwell_server.payments.store import health
 from dunwell_server.platform.database import UnitOfWork
 from dunwell_server.platform.journal import Category, Change, Severity, record
+from dunwell_server.platform.questions import Question
 
 _BATCH: Final = 500
 
 
-async def expiring_due(uow: UnitOfWork, today: date) -> bool:
+def expiring_due(uow: UnitOfWork, today: date) -> Question[bool]:
     """Whether a card expires within the days of the warning, and nobody was warned of it."""
-    return await health.any_expiring(uow, today, today + timedelta(days=WARNING_DAYS))
+    return health.any_expiring(uow, today, today + timedelta(days=WARNING_DAYS))
 
 
 async def warn_of_expiring(uow: UnitOfWork) -> Sequence[PaymentMethod]:

@@ -26,6 +26,7 @@ from dunwell_server.payments.service.settling import (
     lock_targets,
     settle,
     succeed,
+    waited_too_long,
     wake_if_due,
 )
 from dunwell_server.payments.store import attempts, payments
@@ -114,7 +115,7 @@ async def apply_outcomes(uow: UnitOfWork, answered: Sequence[Answered]) -> list[
 def _of_its_money(case: Case, outcome: Evidence) -> Evidence:
     """The evidence, unless it claims a success of other money than was asked for: that tells nothing."""
     if isinstance(outcome, Succeeded) and not _fits(case.loaded, outcome):
-        return Unknown("the provider speaks of other money than was asked for")
+        return Unknown("the provider speaks of other money than was asked for", other_money=True)
     return outcome
 
 
@@ -185,24 +186,30 @@ async def _late_landing(case: Case, outcome: Succeeded, state: AttemptState | No
 
 
 async def _inconclusive(case: Case, outcome: Evidence, *, holds_fence: bool) -> Applied:
-    """Nothing was learned. Whoever was asked to check plans the next check; others leave the attempt alone."""
+    """Nothing was learned. Whoever was asked to check plans the next check; others leave the attempt alone.
+
+    Unless the provider claims other money than was asked for, whoever brings that: then a person is asked at once.
+    """
     uow, attempt = case.uow, case.loaded.attempt
     unchanged = Applied(attempt.id, case.loaded.payment.id, attempt.state, False)
-    if not holds_fence or not attempt.state.is_open:
+    other_money = isinstance(outcome, Unknown) and outcome.other_money
+    learned = holds_fence or (other_money and not attempt.needs_person)
+    if not learned or not attempt.state.is_open:
         return unchanged
-    person, due = attempt.needs_person, None
+    person, due = attempt.needs_person or other_money, None
     if attempt.state is AttemptState.UNKNOWN:
         since = attempt.unknown_time or uow.now
         due = ladder.next_check(since, uow.now)
         person = person or ladder.needs_person(since, uow.now)
     elif attempt.state in (AttemptState.PENDING, AttemptState.REQUIRES_ACTION):
         due = ladder.next_poll(attempt.send_time or uow.now, uow.now)
+        person = person or waited_too_long(case)
     else:
         return unchanged
     reason = outcome.reason if isinstance(outcome, Unknown | NotSent) else type(outcome).__name__
     asks = person and not attempt.needs_person
     await attempts.settle(
-        uow, case.loaded, next_check_time=due, needs_person=person, checked=1, evidence={"unknown": reason}, touch_payment=asks,
+        uow, case.loaded, next_check_time=due, needs_person=person, checked=int(holds_fence), evidence={"unknown": reason}, touch_payment=asks,
         unknown_time=attempt.unknown_time, action_url=attempt.action_url, action_expire_time=attempt.action_expire_time,
     )  # fmt: skip
     if due is not None:

@@ -11,10 +11,11 @@ from uuid import UUID
 from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.kernel.ids import Prefix, encode
 from dunwell_server.payments.model import Allocation, Attempt, Payment, PaymentKind
-from dunwell_server.payments.store import breakers, checkouts, due, payments
+from dunwell_server.payments.store import checkouts, due, payments
 from dunwell_server.payments.store.payments import PaymentFilter
 from dunwell_server.platform.database import UnitOfWork
 from dunwell_server.platform.features import Feature, is_enabled
+from dunwell_server.platform.questions import Question, known, together
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +62,25 @@ async def payment_version(uow: UnitOfWork, payment_id: UUID) -> int | None:
     return await payments.version(uow, payment_id)
 
 
-async def collect_next_due(uow: UnitOfWork) -> datetime | None:
+def collect_next_due(uow: UnitOfWork) -> Question[datetime | None]:
     """When collection next has something to do for the firm, in firm time; None: nothing is scheduled, or charging is stopped."""
-    if not is_enabled(uow, Feature.CARD_PAYMENTS):
-        return None
     # What waits for a breaker to be reset, or for a recovery to end, is not due: whoever ends it wakes the collection.
-    return None if uow.recovering else await due.next_collect(uow, stopped=await breakers.open_accounts(uow))
+    if uow.recovering or not is_enabled(uow, Feature.CARD_PAYMENTS):
+        return known(uow, None)
+    return due.next_collect(uow)
 
 
-async def attempts_next_due(uow: UnitOfWork) -> datetime | None:
+def attempts_next_due(uow: UnitOfWork) -> Question[datetime | None]:
     """When an attempt of the firm next needs somebody, in firm time; None: none does."""
-    return None if uow.recovering else await due.next_attempts(uow)
+    following: Question[datetime | None] = known(uow, None) if uow.recovering else due.next_attempts(uow)
+    return unless_in_hand(uow, due.in_hand(uow), following)
+
+
+def unless_in_hand(
+    uow: UnitOfWork, in_hand: Question[bool], following: Question[datetime | None]
+) -> Question[datetime | None]:
+    """When something next needs somebody. A test clock does not pass by what is under way: then it is now."""
+    if not uow.clock.is_test:
+        return following
+    first: Question[datetime | None] = in_hand.then(lambda is_in_hand: uow.now if is_in_hand else None)
+    return together(uow, [first, following]).then(lambda times: times[0] or times[1])

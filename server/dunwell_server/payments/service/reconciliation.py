@@ -22,6 +22,7 @@ from dunwell_server.payments.store.methods import ProviderAccount
 from dunwell_server.platform import runs
 from dunwell_server.platform.database import UnitOfWork
 from dunwell_server.platform.journal import Category, Change, Severity, record
+from dunwell_server.platform.questions import Question, known
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +189,9 @@ def _alert(run_id: UUID, account: ProviderAccount, finding: Finding) -> Change:
     )
 
 
-async def something_to_reconcile(uow: UnitOfWork) -> bool:
+def something_to_reconcile(uow: UnitOfWork) -> Question[bool]:
     """Whether the day's run has anything to compare. A firm on a test clock is reconciled when asked only: its days pass in moments."""
-    return not uow.clock.is_test and await store.used_lately(uow)
+    return known(uow, False) if uow.clock.is_test else store.used_lately(uow)
 
 
 def no_account(provider: str) -> DunwellError:

@@ -267,7 +267,9 @@ async def _inconclusive(case: _Case, evidence: RefundEvidence) -> None:
     due: datetime | None
     person = refund.needs_person
     if refund.state is RefundState.PENDING:
-        due = ladder.next_poll(refund.send_time or now, now)
+        sent = refund.send_time or now
+        due = ladder.next_poll(sent, now)
+        person = person or ladder.waits_too_long(sent, now)
     elif refund.state is RefundState.PROCESSING and refund.send_state is SendState.UNKNOWN:
         since = refund.unknown_time or now
         due = ladder.next_check(since, now)
@@ -283,7 +285,7 @@ async def _inconclusive(case: _Case, evidence: RefundEvidence) -> None:
 
 
 async def _ask_person(case: _Case) -> None:
-    """Tell the firm's people that a refund's outcome has been unknown for too long."""
+    """Tell the firm's people that a refund's outcome has been open for too long."""
     await case.tell("refund_needs_person", "admin.notice", Severity.CRITICAL, notice="refund_needs_person")
 
 

@@ -22,6 +22,7 @@ from dunwell_server.payments.refunds import (
     refund_key,
     request_refund_id,
 )
+from dunwell_server.payments.service.queries import unless_in_hand
 from dunwell_server.payments.service.refund_outcomes import (
     MANUAL_PROVIDER,
     RefundApplied,
@@ -37,6 +38,7 @@ from dunwell_server.payments.store.refunds import LoadedPayment, RefundFilter, R
 from dunwell_server.platform.approvals import ApprovalKind
 from dunwell_server.platform.database import UnitOfWork
 from dunwell_server.platform.failpoints import failpoint
+from dunwell_server.platform.questions import Question
 
 __all__ = [
     "RefundApplied", "RefundOrder", "Requested", "apply_refund_outcome", "begin_send", "complete_here", "get_refund", "list_refunds", "refunds_next_due",
@@ -266,8 +268,6 @@ async def list_refunds(
     return await store.page(uow, wanted, after=(after[0], after[1]) if after else None, limit=limit)
 
 
-async def refunds_next_due(uow: UnitOfWork) -> datetime | None:
+def refunds_next_due(uow: UnitOfWork) -> Question[datetime | None]:
     """When a refund next needs somebody, in firm time; a test clock does not pass by one that is under way."""
-    if uow.clock.is_test and await store.in_hand(uow):
-        return uow.now
-    return await store.next_due(uow)
+    return unless_in_hand(uow, store.in_hand(uow), store.next_due(uow))

@@ -1,4 +1,4 @@
-"""ResolveAttempt: a person settles an attempt whose outcome is unknown; two persons above the firm's limit."""
+"""ResolveAttempt: a person settles an attempt whose outcome is unknown, or has been awaited for too long; two persons above the firm's limit."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from dunwell_server.payments.evidence import Declined, Evidence, NotSent, Succee
 from dunwell_server.payments.model import AttemptState, DeclineClass, Failure, FailureCode, Source
 from dunwell_server.payments.service.outcomes import apply_outcome
 from dunwell_server.payments.store import approvals
-from dunwell_server.platform.approvals import ApprovalKind
+from dunwell_server.platform.approvals import ApprovalKind, same_person
 from dunwell_server.platform.database import Row, UnitOfWork
 from dunwell_server.platform.journal import Category, Change, Severity, record
 
 _WHAT = """
-SELECT a.id, a.payment_id, a.state, a.amount_minor, a.currency_code, a.attempt_no, p.client_id, p.invoice_id
+SELECT a.id, a.payment_id, a.state, a.needs_person, a.amount_minor, a.currency_code, a.attempt_no, p.client_id, p.invoice_id
 FROM attempt a JOIN payment p ON p.firm_id = a.firm_id AND p.id = a.payment_id WHERE a.firm_id = %(firm_id)s AND a.id = %(id)s
 """
 
@@ -55,9 +55,9 @@ async def resolve(uow: UnitOfWork, attempt_id: UUID, resolution: Resolution) -> 
     if person is None:
         raise DunwellError(Reason.PERMISSION_DENIED, "Name the person in the dunwell-actor metadata.")
     subject = await _subject(uow, attempt_id)
-    if subject["state"] != AttemptState.UNKNOWN:
+    if not _open_to_persons(subject):
         raise DunwellError(
-            Reason.ATTEMPT_NOT_RESOLVABLE, f"Only an UNKNOWN attempt is resolved by hand; this one is {subject['state']}.",
+            Reason.ATTEMPT_NOT_RESOLVABLE, f"Only an UNKNOWN attempt, or one that needs a person, is resolved by hand; this one is {subject['state']}.",
             metadata={"state": subject["state"]}, resource=_resource(attempt_id),
         )  # fmt: skip
     limit = uow.firm.settings.approval_limits.get(subject["currency_code"])
@@ -99,9 +99,15 @@ async def _subject(uow: UnitOfWork, attempt_id: UUID) -> Row:
     return subject
 
 
+def _open_to_persons(subject: Row) -> bool:
+    """What is unknown; and what has been with the provider or the client for so long that a person was asked."""
+    waits = subject["state"] in (AttemptState.PENDING, AttemptState.REQUIRES_ACTION)
+    return subject["state"] == AttemptState.UNKNOWN or (waits and subject["needs_person"])
+
+
 async def _apply(uow: UnitOfWork, subject: Row, resolution: Resolution, too_late: Reason) -> None:
     applied = None
-    if subject["state"] == AttemptState.UNKNOWN:
+    if _open_to_persons(subject):
         applied = await apply_outcome(uow, subject["id"], _evidence(subject, resolution), Source.PERSON)
     if applied is None or not applied.changed:
         state = subject["state"] if applied is None else applied.state.value
@@ -122,7 +128,7 @@ async def _approved(uow: UnitOfWork, subject: Row, resolution: Resolution, perso
         )  # fmt: skip
         await _tell(uow, subject, resolution, "attempt_resolution_proposed", "attempt.resolution_proposed")
         return False
-    if pending["actor"] == person:
+    if same_person(pending["actor"], person):
         if pending["proposal"] == resolution.proposal:
             raise DunwellError(
                 Reason.APPROVAL_REQUIRED, "Above the firm's limit a second person must confirm.",

@@ -346,14 +346,19 @@ async def _pending(case: Case, outcome: Pending) -> None:
     attempt = loaded.attempt
     due = ladder.next_poll(attempt.send_time or uow.now, uow.now)
     repeated = attempt.state is AttemptState.PENDING
+    person = waited_too_long(case)
+    asks = person and not attempt.needs_person
     await attempts.settle(
         uow, loaded, state=AttemptState.PENDING.value, reference=outcome.reference, next_check_time=due,
-        payment_state=PaymentState.PROCESSING.value, needs_person=False, checked=int(repeated), touch_payment=not repeated,
+        payment_state=PaymentState.PROCESSING.value, needs_person=person, checked=int(repeated),
+        touch_payment=asks or not repeated,
     )  # fmt: skip
     await _remember(case, outcome.reference)
     await wake(uow, WorkKind.ATTEMPTS, due)
     if not repeated:
         await case.tell("payment_pending", "payment.pending")
+    if asks:
+        await ask_person(case)
 
 
 async def _action_required(case: Case, outcome: ActionRequired) -> None:
@@ -362,15 +367,20 @@ async def _action_required(case: Case, outcome: ActionRequired) -> None:
     expires = outcome.expire_time or attempt.action_expire_time or uow.now + ACTION_LIFE
     due = min(ladder.next_poll(attempt.send_time or uow.now, uow.now), max(expires, uow.now + timedelta(seconds=5)))
     repeated = attempt.state is AttemptState.REQUIRES_ACTION
+    person = waited_too_long(case)
+    asks = person and not attempt.needs_person
     await attempts.settle(
         uow, loaded, state=AttemptState.REQUIRES_ACTION.value, reference=outcome.reference, action_url=outcome.url or attempt.action_url,
-        action_expire_time=expires, next_check_time=due, payment_state=PaymentState.REQUIRES_ACTION.value, needs_person=False,
-        checked=int(repeated), touch_payment=not repeated,
+        action_expire_time=expires, next_check_time=due, payment_state=PaymentState.REQUIRES_ACTION.value, needs_person=person,
+        checked=int(repeated),
+        touch_payment=asks or not repeated,
     )  # fmt: skip
     await _remember(case, outcome.reference)
     await wake(uow, WorkKind.ATTEMPTS, due)
     if not repeated:
         await case.tell("payment_action_required", "payment.requires_action", expire_time=expires.isoformat())
+    if asks:
+        await ask_person(case)
 
 
 async def _not_sent(case: Case, outcome: NotSent) -> None:
@@ -411,8 +421,14 @@ async def _unknown(case: Case, outcome: Unknown) -> None:
         await ask_person(case)
 
 
+def waited_too_long(case: Case) -> bool:
+    """Whether the provider has had the attempt for so long, decided or not, that a person should look at it."""
+    now = case.uow.now
+    return ladder.waits_too_long(case.loaded.attempt.first_send_time or now, now)
+
+
 async def ask_person(case: Case) -> None:
-    """Tell the firm's people that an outcome has been unknown for too long."""
+    """Tell the firm's people that an outcome has been open for too long."""
     metadata = {"notice": "attempt_needs_person", **case.metadata}
     await record(case.uow, Change(
         Category.PAYMENT, "attempt_needs_person", "payment", case.loaded.payment.id, "admin.notice", Severity.CRITICAL, metadata,

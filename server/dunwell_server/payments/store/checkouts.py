@@ -10,6 +10,7 @@ from uuid import UUID
 
 from dunwell_server.payments.page_model import CheckoutPurpose, CheckoutSession, NewSession, SessionState
 from dunwell_server.platform.database import Row, UnitOfWork
+from dunwell_server.platform.questions import Question, ask
 
 _COLUMNS: Final[LiteralString] = """
 id, client_id, purpose, channel, state, invoice_id, payment_id, provider, account_id, mode, idempotency_key, provider_reference, url, success_url,
@@ -115,10 +116,9 @@ async def plan(uow: UnitOfWork, session_id: UUID, following: datetime) -> None:
     await uow.execute(_PLAN, {"firm_id": uow.firm_id, "id": session_id, "next": following})
 
 
-async def next_check(uow: UnitOfWork) -> datetime | None:
+def next_check(uow: UnitOfWork) -> Question[datetime | None]:
     """When a page is next to be looked at, in firm time."""
-    found: datetime | None = await uow.fetch_value(_NEXT, {"firm_id": uow.firm_id})
-    return found
+    return ask(uow, _NEXT)
 
 
 def _session(row: Row) -> CheckoutSession:

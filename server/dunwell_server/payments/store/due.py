@@ -10,6 +10,7 @@ from uuid import UUID
 from dunwell_server.payments.model import AttemptState, Claim
 from dunwell_server.platform.database import Row, UnitOfWork
 from dunwell_server.platform.leases import LEASE_SECONDS
+from dunwell_server.platform.questions import Question, ask
 
 _DUE_COLUMNS = """
 i.id, i.client_id, i.currency_code, i.amount_due, i.state, i.autopay_enabled, i.autopay_method_id, i.collection_cycle AS cycle,
@@ -27,12 +28,12 @@ _STOPPED = """
  WHERE m.firm_id = %(firm_id)s AND m.client_id = i.client_id AND m.state = 'ACTIVE'
    AND (m.id = i.autopay_method_id OR m.id = k.autopay_method_id OR m.backup_priority > 0)
  ORDER BY (m.id = i.autopay_method_id) DESC NULLS LAST, (m.id = k.autopay_method_id) DESC NULLS LAST, m.backup_priority, m.id LIMIT 1)
-= ANY(%(stopped)s)"""
+= ANY({0})"""
 _CLAIM = f"""
 WITH d AS MATERIALIZED (
     SELECT {_DUE_COLUMNS} FROM invoice i
     WHERE i.firm_id = %(firm_id)s AND i.autopay_next_charge_time <= %(now)s AND (%(client_id)s::uuid IS NULL OR i.client_id = %(client_id)s)
-      AND NOT {_HELD.format("i")} AND (%(stopped)s::uuid[] = '{{}}' OR NOT coalesce({_STOPPED}, false))
+      AND NOT {_HELD.format("i")} AND (%(stopped)s::uuid[] = '{{}}' OR NOT coalesce({_STOPPED.format("%(stopped)s")}, false))
     ORDER BY i.autopay_next_charge_time, i.id LIMIT %(limit)s FOR NO KEY UPDATE OF i SKIP LOCKED
 )
 SELECT d.*, false AS held, {_MORE} FROM d JOIN client c ON c.firm_id = %(firm_id)s AND c.id = d.client_id
@@ -51,11 +52,16 @@ _COUNT = """
 SELECT count(*) FROM invoice i
 WHERE i.firm_id = %(firm_id)s AND i.autopay_next_charge_time <= %(as_of)s AND (%(client_id)s::uuid IS NULL OR i.client_id = %(client_id)s)
 """
+_EARLIEST = "ORDER BY i.autopay_next_charge_time LIMIT 1"
+_SCHEDULED = f"""
+SELECT i.autopay_next_charge_time FROM invoice i
+WHERE i.firm_id = %(firm_id)s AND i.autopay_next_charge_time IS NOT NULL AND NOT {_HELD.format("i")}"""
+# Which method an invoice would be charged with is looked up only where an account is stopped.
 _NEXT_COLLECT = f"""
-SELECT min(i.autopay_next_charge_time) FROM invoice i
-WHERE i.firm_id = %(firm_id)s AND i.autopay_next_charge_time IS NOT NULL AND NOT {_HELD.format("i")}
+SELECT CASE WHEN stopped = '{{}}' THEN ({_SCHEDULED} {_EARLIEST})
+            ELSE ({_SCHEDULED} AND NOT coalesce({_STOPPED.format("stopped")}, false) {_EARLIEST}) END
+FROM (SELECT ARRAY(SELECT b.account_id FROM provider_breaker b WHERE b.firm_id = %(firm_id)s) AS stopped) AS b
 """
-_NEXT_COLLECT_STOPPED = f"{_NEXT_COLLECT} AND NOT coalesce({_STOPPED}, false)"
 _CHECKABLE = "('CREATED', 'NOT_SENT', 'UNKNOWN', 'PENDING', 'REQUIRES_ACTION')"
 _CLAIM_ATTEMPTS = f"""
 WITH c AS MATERIALIZED (
@@ -74,14 +80,18 @@ _NEXT_ATTEMPTS = f"""
 SELECT least(
     (SELECT min(a.next_check_time) FROM attempt a WHERE a.firm_id = %(firm_id)s AND a.next_check_time IS NOT NULL AND a.state IN {_CHECKABLE}
          AND a.lease_until IS NULL),
-    (SELECT min(%(now)s + greatest(a.lease_until - clock_timestamp(), interval '0')) FROM attempt a
-     WHERE a.firm_id = %(firm_id)s AND a.lease_until IS NOT NULL AND a.state IN ('CREATED', 'SENT')),
-    (SELECT min(%(now)s + greatest(a.lease_until - clock_timestamp(), interval '0')) FROM attempt a
-     WHERE a.firm_id = %(firm_id)s AND a.next_check_time IS NOT NULL AND a.lease_until IS NOT NULL))
+    (SELECT %(now)s + greatest(l.ends - clock_timestamp(), interval '0') FROM (
+         SELECT min(a.lease_until) AS ends FROM attempt a WHERE a.firm_id = %(firm_id)s AND a.state IN ('CREATED', 'SENT')
+     ) l WHERE l.ends IS NOT NULL),
+    (SELECT %(now)s + greatest(l.ends - clock_timestamp(), interval '0') FROM (
+         SELECT min(a.lease_until) AS ends FROM attempt a WHERE a.firm_id = %(firm_id)s AND a.next_check_time IS NOT NULL
+     ) l WHERE l.ends IS NOT NULL))
 """
+# By the last lease of each kind, which its index ends with: a firm's attempts are many, those at work few.
 _IN_HAND = """
-SELECT count(*) FROM attempt a WHERE a.firm_id = %(firm_id)s AND a.lease_until > clock_timestamp()
-  AND (a.state IN ('CREATED', 'SENT') OR a.next_check_time IS NOT NULL)
+SELECT coalesce(greatest(
+    (SELECT max(a.lease_until) FROM attempt a WHERE a.firm_id = %(firm_id)s AND a.state IN ('CREATED', 'SENT')),
+    (SELECT max(a.lease_until) FROM attempt a WHERE a.firm_id = %(firm_id)s AND a.next_check_time IS NOT NULL)) > clock_timestamp(), false)
 """
 _UNREPORTED = """
 SELECT p.id, p.invoice_id, p.client_id, p.state, p.amount_minor, p.currency_code, p.failure_code, p.failure_message, a.state AS attempt_state
@@ -154,11 +164,9 @@ async def count_due(uow: UnitOfWork, as_of: datetime, client_id: UUID | None) ->
     return int(await uow.fetch_value(_COUNT, {"firm_id": uow.firm_id, "as_of": as_of, "client_id": client_id}))
 
 
-async def next_collect(uow: UnitOfWork, *, stopped: Collection[UUID] = ()) -> datetime | None:
-    """When the next invoice is to be charged (firm time), at no `stopped` account; None: nothing is scheduled."""
-    statement = _NEXT_COLLECT_STOPPED if stopped else _NEXT_COLLECT
-    found: datetime | None = await uow.fetch_value(statement, {"firm_id": uow.firm_id, "stopped": list(stopped)})
-    return found
+def next_collect(uow: UnitOfWork) -> Question[datetime | None]:
+    """When the next invoice is to be charged (firm time), at no account whose breaker is open; None: nothing is scheduled."""
+    return ask(uow, _NEXT_COLLECT)
 
 
 async def claim_attempts(uow: UnitOfWork, owner: UUID, limit: int) -> list[Claim]:
@@ -171,15 +179,14 @@ async def claim_attempts(uow: UnitOfWork, owner: UUID, limit: int) -> list[Claim
     return [Claim(**{**row, "state": AttemptState(row["state"])}) for row in rows]
 
 
-async def next_attempts(uow: UnitOfWork) -> datetime | None:
+def next_attempts(uow: UnitOfWork) -> Question[datetime | None]:
     """When an attempt next needs somebody (firm time); a lease that runs counts by what is left of it."""
-    found: datetime | None = await uow.fetch_value(_NEXT_ATTEMPTS, {"firm_id": uow.firm_id, "now": uow.now})
-    return found
+    return ask(uow, _NEXT_ATTEMPTS, {"now": uow.now})
 
 
-async def in_hand(uow: UnitOfWork) -> int:
-    """How many attempts somebody is working on at this moment."""
-    return int(await uow.fetch_value(_IN_HAND, {"firm_id": uow.firm_id}))
+def in_hand(uow: UnitOfWork) -> Question[bool]:
+    """Whether somebody is working on an attempt at this moment."""
+    return ask(uow, _IN_HAND)
 
 
 async def lock_run(uow: UnitOfWork, run_id: UUID) -> None:

@@ -29,7 +29,7 @@ p.firm_id = %(firm_id)s
   AND (%(states)s::text[] IS NULL OR p.state = ANY(%(states)s)) AND (%(kinds)s::text[] IS NULL OR p.kind = ANY(%(kinds)s))
   AND (%(provider)s::text IS NULL OR p.provider = %(provider)s)
   AND (%(needs_person)s::boolean IS NULL OR %(needs_person)s = EXISTS (
-      SELECT 1 FROM attempt a WHERE a.firm_id = p.firm_id AND a.payment_id = p.id AND a.needs_person AND a.state = 'UNKNOWN'))
+      SELECT 1 FROM attempt a WHERE a.firm_id = p.firm_id AND a.payment_id = p.id AND a.needs_person AND a.state IN ('UNKNOWN', 'PENDING', 'REQUIRES_ACTION')))
   AND (%(from)s::timestamptz IS NULL OR p.firm_time >= %(from)s) AND (%(until)s::timestamptz IS NULL OR p.firm_time < %(until)s)
 """
 _NEWEST = f"""

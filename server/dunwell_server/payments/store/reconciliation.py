@@ -15,6 +15,7 @@ from dunwell_server.payments.model import AttemptState
 from dunwell_server.payments.store.methods import ProviderAccount
 from dunwell_server.platform.database import Row, UnitOfWork
 from dunwell_server.platform.leases import LEASE_SECONDS
+from dunwell_server.platform.questions import Question, ask
 
 # A firm's own accounts, in any state, and those of the platform that it has used; in recovery also those it may have used.
 _ACCOUNTS: Final = """
@@ -253,9 +254,9 @@ async def close_total(uow: UnitOfWork, run_id: UUID) -> None:
     await uow.execute(_CLOSE_TOTAL, {"firm_id": uow.firm_id, "run_id": run_id})
 
 
-async def used_lately(uow: UnitOfWork) -> bool:
+def used_lately(uow: UnitOfWork) -> Question[bool]:
     """Whether a payment at a provider came to an end within three days."""
-    return bool(await uow.fetch_value(_USED_LATELY, {"firm_id": uow.firm_id, "now": uow.now}))
+    return ask(uow, _USED_LATELY, {"now": uow.now}).then(bool)
 
 
 async def fix_window(uow: UnitOfWork, run_id: UUID, since: datetime, until: datetime) -> None:

@@ -17,6 +17,7 @@ from dunwell_server.payments.store.methods import ProviderAccount
 from dunwell_server.payments.store.rows import PAYMENT_COLUMNS, build, columns
 from dunwell_server.platform.database import Row, UnitOfWork
 from dunwell_server.platform.leases import LEASE_SECONDS
+from dunwell_server.platform.questions import Question, ask, known
 
 REFUND_COLUMNS: Final = tuple(field.name for field in fields(Refund))
 
@@ -124,11 +125,18 @@ _NEXT = f"""
 SELECT least(
     (SELECT min(r.next_check_time) FROM refund r WHERE r.firm_id = %(firm_id)s AND r.next_check_time IS NOT NULL AND {_CHECKABLE}
          AND r.lease_until IS NULL),
-    (SELECT min(%(now)s + greatest(r.lease_until - clock_timestamp(), interval '0')) FROM refund r
-     WHERE r.firm_id = %(firm_id)s AND r.lease_until IS NOT NULL AND ({_HELD} OR r.next_check_time IS NOT NULL)))
+    (SELECT %(now)s + greatest(l.ends - clock_timestamp(), interval '0') FROM (
+         SELECT min(r.lease_until) AS ends FROM refund r WHERE r.firm_id = %(firm_id)s AND {_HELD}
+     ) l WHERE l.ends IS NOT NULL),
+    (SELECT %(now)s + greatest(l.ends - clock_timestamp(), interval '0') FROM (
+         SELECT min(r.lease_until) AS ends FROM refund r WHERE r.firm_id = %(firm_id)s AND r.next_check_time IS NOT NULL
+     ) l WHERE l.ends IS NOT NULL))
 """
+# By the last lease of each kind, which its index ends with: a firm's refunds are many, those at work few.
 _IN_HAND = f"""
-SELECT count(*) FROM refund r WHERE r.firm_id = %(firm_id)s AND r.lease_until > clock_timestamp() AND ({_HELD} OR r.next_check_time IS NOT NULL)
+SELECT coalesce(greatest(
+    (SELECT max(r.lease_until) FROM refund r WHERE r.firm_id = %(firm_id)s AND {_HELD}),
+    (SELECT max(r.lease_until) FROM refund r WHERE r.firm_id = %(firm_id)s AND r.next_check_time IS NOT NULL)) > clock_timestamp(), false)
 """
 _BY_REFERENCE = """
 SELECT id FROM refund WHERE firm_id = %(firm_id)s AND account_id = %(account_id)s AND provider_reference = %(reference)s
@@ -332,17 +340,14 @@ async def claim(uow: UnitOfWork, owner: UUID, limit: int) -> list[RefundClaim]:
     ]
 
 
-async def next_due(uow: UnitOfWork) -> datetime | None:
-    """When a refund next needs somebody (firm time); a lease that runs counts by what is left of it."""
-    if uow.recovering:
-        return None
-    found: datetime | None = await uow.fetch_value(_NEXT, {"firm_id": uow.firm_id, "now": uow.now})
-    return found
+def next_due(uow: UnitOfWork) -> Question[datetime | None]:
+    """When a refund next needs somebody (firm time); a lease that runs counts by what is left of it. None while the firm is in recovery."""
+    return known(uow, None) if uow.recovering else ask(uow, _NEXT, {"now": uow.now})
 
 
-async def in_hand(uow: UnitOfWork) -> int:
-    """How many refunds somebody is working on at this moment."""
-    return int(await uow.fetch_value(_IN_HAND, {"firm_id": uow.firm_id}))
+def in_hand(uow: UnitOfWork) -> Question[bool]:
+    """Whether somebody is working on a refund at this moment."""
+    return ask(uow, _IN_HAND)
 
 
 async def by_reference(uow: UnitOfWork, account_id: UUID, reference: str) -> UUID | None:

@@ -11,6 +11,7 @@ from psycopg.types.json import Jsonb
 
 from dunwell_server.payments.page_model import NewSetup, SetupIntent, SetupIntentState
 from dunwell_server.platform.database import Row, UnitOfWork
+from dunwell_server.platform.questions import Question, ask
 
 _COLUMNS: Final[LiteralString] = """
 id, client_id, state, provider, account_id, mode, idempotency_key, provider_reference, make_default, enable_autopay, backup_priority, metadata,
@@ -89,10 +90,9 @@ async def plan(uow: UnitOfWork, setup_id: UUID, following: datetime | None) -> N
     await uow.execute(_PLAN, {"firm_id": uow.firm_id, "id": setup_id, "next": following})
 
 
-async def next_check(uow: UnitOfWork) -> datetime | None:
+def next_check(uow: UnitOfWork) -> Question[datetime | None]:
     """When a set-up intent is next to be looked at, in firm time."""
-    found: datetime | None = await uow.fetch_value(_NEXT, {"firm_id": uow.firm_id})
-    return found
+    return ask(uow, _NEXT)
 
 
 def _setup(row: Row) -> SetupIntent:

@@ -17,6 +17,7 @@ from typing import Any, Final
 from dunwell_server.kernel.errors import DunwellError
 from dunwell_server.providers.abilities import SignatureRefused
 from dunwell_server.providers.base import ProviderAccount
+from dunwell_server.providers.event_json import read_event_json
 from dunwell_server.providers.events import (
     CheckoutNotice,
     CustomerNotice,
@@ -64,14 +65,14 @@ class WebhookCalls(Wire):
     ) -> SignedEvent:
         check_signature(secrets, body, headers.get(HEADER), now)
         try:
-            return _signed(obj(json.loads(body)))
-        except (ValueError, RecursionError):
+            return _signed(obj(read_event_json(body)))
+        except ValueError:
             # Signed, and yet no event: it is kept, to be looked at; reading it will fail again where that is counted.
             return SignedEvent(event_id=None, type="", create_time=None)
 
     def normalise(self, body: bytes) -> NormalisedEvent:
         try:
-            return _normalised(obj(json.loads(body)))
+            return _normalised(obj(read_event_json(body)))
         except _UNREADABLE as error:
             raise ValueError(f"an event that cannot be read: {type(error).__name__}") from error
 

@@ -331,7 +331,7 @@ def _listed(intent: Body) -> ProviderPayment | None:
     known = metadata(intent)
     try:
         money = from_stripe(intent.get("currency"), intent.get("amount"))
-    except DunwellError:
+    except (DunwellError, NotRepresentable):
         if "key" in known:
             raise ValueError("one of ours, in no currency of ours") from None
         return None

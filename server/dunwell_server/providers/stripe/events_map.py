@@ -7,13 +7,13 @@ nobody knew when this was written, give an event without notices.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final
 
 from dunwell_server.kernel.errors import DunwellError
 from dunwell_server.providers.abilities import CheckoutState
+from dunwell_server.providers.event_json import read_event_json
 from dunwell_server.providers.events import (
     CheckoutNotice,
     CustomerNotice,
@@ -30,7 +30,7 @@ from dunwell_server.providers.events import (
     SubscriptionNotice,
 )
 from dunwell_server.providers.outcomes import OutcomeClass
-from dunwell_server.providers.stripe.amounts import from_stripe
+from dunwell_server.providers.stripe.amounts import NotRepresentable, from_stripe
 from dunwell_server.providers.stripe.charges import payment_outcome
 from dunwell_server.providers.stripe.checkout import checkout_details, refused_later
 from dunwell_server.providers.stripe.customers import customer_of, method_details
@@ -63,10 +63,7 @@ _UNREADABLE: Final = (ValueError, TypeError, KeyError, AttributeError, OverflowE
 
 def read_json(body: bytes) -> Body:
     """The JSON object of a body. Raises ValueError."""
-    try:
-        return obj(json.loads(body))
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+    return obj(read_event_json(body))
 
 
 def normalise(body: bytes) -> NormalisedEvent:
@@ -89,15 +86,12 @@ def _normalised(event: Body) -> NormalisedEvent:
             create_time=moment(created),
             references=() if related is None else (related,),
         )
+    if event.get("account") is not None:
+        # Of an account connected to this one (Connect): its money is somebody else's, whatever is written on it.
+        return NormalisedEvent(event_id=maybe_text(event, "id"), type=kind, create_time=moment(created))
     subject = obj(obj(event.get("data")).get("object"))
-    reader = _READERS.get(kind)
     before = maybe_obj(maybe_obj(event.get("data")).get("previous_attributes"))
-    notices: tuple[Notice, ...] = ()
-    if reader is not None:
-        try:
-            notices = tuple(reader(kind, subject, before))
-        except Unmapped:
-            notices = ()
+    notices = _notices(kind, subject, before)
     return NormalisedEvent(
         event_id=maybe_text(event, "id"),
         type=kind,
@@ -106,6 +100,21 @@ def _normalised(event: Body) -> NormalisedEvent:
         firm=_firm(subject),
         references=_references(subject, before),
     )
+
+
+def _notices(kind: str, subject: Body, before: Body) -> tuple[Notice, ...]:
+    reader = _READERS.get(kind)
+    if reader is None:
+        return ()
+    try:
+        return tuple(reader(kind, subject, before))
+    except Unmapped:
+        return ()
+    except (DunwellError, NotRepresentable):
+        # Money that this book cannot hold. What we make never has such, so that it is another's.
+        if "key" in metadata(subject):
+            raise
+        return ()
 
 
 def _firm(subject: Body) -> str | None:

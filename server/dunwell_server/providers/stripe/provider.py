@@ -21,6 +21,7 @@ from dunwell_server.providers.stripe.disputes import DisputeCalls
 from dunwell_server.providers.stripe.refunds import RefundCalls
 from dunwell_server.providers.stripe.setups import SetupCalls
 from dunwell_server.providers.stripe.subscriptions import SubscriptionCalls
+from dunwell_server.providers.stripe.tracing import TraceCalls
 from dunwell_server.providers.stripe.webhooks import WebhookCalls
 
 
@@ -32,6 +33,7 @@ class StripeProvider(
     RefundCalls,
     SubscriptionCalls,
     DisputeCalls,
+    TraceCalls,
     WebhookCalls,
 ):
     """Adapter of Stripe's API.

@@ -138,12 +138,12 @@ _RANK: Final = {
 
 
 def _listed(refund: Body) -> ProviderRefund | None:
-    """A refund of the list; None for a foreign one in a currency that this book cannot hold."""
+    """A refund of the list; None for a foreign one of no payment, in a state or in money that this book cannot hold."""
     try:
         return refund_of(refund)
-    except DunwellError:
+    except (DunwellError, NotRepresentable, Unmapped):
         if "key" in metadata(refund):
-            raise ValueError("one of ours, in no currency of ours") from None
+            raise ValueError("one of ours, which cannot be held") from None
         return None
 
 
@@ -233,10 +233,12 @@ def refund_outcome(refund: Body) -> RefundOutcome:
 
 
 def refund_of(refund: Body) -> ProviderRefund:
-    """A refund in a list or an event."""
+    """A refund in a list or an event. Raises ValueError when it is none, Unmapped for one that is of no payment."""
     outcome = refund_outcome(refund)
     payment = reference(refund.get("payment_intent")) or reference(refund.get("charge"))
-    if payment is None or outcome.money is None or outcome.provider_reference is None:
+    if payment is None:
+        raise Unmapped("a refund of a customer's balance")  # Stripe gives back money that no payment brought.
+    if outcome.money is None or outcome.provider_reference is None:
         raise ValueError("a refund of nothing")
     return ProviderRefund(
         provider_reference=outcome.provider_reference,

@@ -356,6 +356,49 @@ def test_a_state_nobody_knew_of_is_kept_without_a_notice(kind: str, subject: dic
 
 
 @pytest.mark.parametrize(
+    ("kind", "subject"),
+    [
+        ("payment_intent.succeeded", payment_intent(currency="usdc", metadata={})),
+        ("payment_intent.succeeded", payment_intent(currency="isk", amount=501, amount_received=501, metadata={})),
+        ("refund.created", refund(currency="usdc", metadata={})),
+        ("refund.created", refund(payment_intent=None, charge=None, metadata={})),
+        ("charge.dispute.created", dispute(currency="usdc")),
+    ],
+)
+def test_money_that_cannot_be_held_and_bears_no_key_of_ours_is_anothers(kind: str, subject: dict[str, Any]) -> None:
+    assert read(kind, subject).notices == ()
+    if kind == "payment_intent.succeeded":
+        with pytest.raises(ValueError, match="cannot be read"):
+            read(kind, {**subject, "metadata": {"key": "v1:x:1"}})
+
+
+def test_what_happens_at_a_connected_account_is_none_of_ours() -> None:
+    body = event("payment_intent.succeeded", payment_intent())
+    assert normalise(json.dumps(body).encode()).notices
+    found = normalise(json.dumps({**body, "account": "acct_1"}).encode())
+    assert (found.notices, found.firm, found.references) == ((), None, ())
+    assert (found.event_id, found.type) == (body["id"], "payment_intent.succeeded")
+
+
+@pytest.mark.parametrize("odd", ["\\u0000", "\\ud83d", "\\udc00\\ud800", "\\uDFFF"])
+def test_characters_that_are_none_are_replaced(odd: str) -> None:
+    body = json.dumps(event("customer.updated", customer(name="ODD", metadata={"ODD": "🙂"})))
+    [notice] = normalise(body.replace("ODD", f"a{odd}b").encode()).notices
+    assert isinstance(notice, CustomerNotice)
+    assert notice.name is not None
+    assert set(notice.name) == {"a", "b", "\N{REPLACEMENT CHARACTER}"}
+    assert list(notice.metadata.items()) == [(notice.name, "🙂")]
+    notice.name.encode()
+
+
+def test_characters_beyond_the_first_plane_are_kept() -> None:
+    body = json.dumps(event("customer.updated", customer(name="ODD")))
+    [notice] = normalise(body.replace("ODD", "\\ud83d\\ude42").encode()).notices
+    assert isinstance(notice, CustomerNotice)
+    assert notice.name == "🙂"
+
+
+@pytest.mark.parametrize(
     "body",
     [
         b"",
@@ -368,7 +411,8 @@ def test_a_state_nobody_knew_of_is_kept_without_a_notice(kind: str, subject: dic
         b'{"type": "payment_intent.succeeded", "data": {"object": {}}}',
         b'{"type": "payment_intent.succeeded", "data": {"object": "pi_1"}}',
         b'{"type":"payment_intent.succeeded","data":{"object":{"id":"pi_1","status":"succeeded","amount":1e99,"currency":"usd"}}}',
-        b'{"type":"payment_intent.succeeded","data":{"object":{"id":"pi_1","status":"succeeded","amount":1,"currency":"zzz"}}}',
+        b'{"type":"payment_intent.succeeded","data":{"object":{"id":"pi_1","status":"succeeded","amount":1,"currency":"zzz",'
+        b'"metadata":{"key":"v1:1:1"}}}}',
         b'{"a":' * 100_000,
         b'{"type": "x", "created": 99999999999999999999, "data": {"object": {}}}',
     ],

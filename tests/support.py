@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psycopg
 from psycopg import conninfo, sql
@@ -110,3 +111,17 @@ async def set_clock(database: Database, firm_id: uuid.UUID, now: datetime) -> No
 def cluster_folder() -> Path:
     """Where the tests' cluster lives; kept between sessions, so that a second session starts warm."""
     return Path(os.environ.get("DUNWELL_TEST_DATA", Path(__file__).parents[1] / ".dunwell" / "test-cluster"))
+
+
+@contextmanager
+def statements() -> Iterator[list[object]]:
+    """What this process sends to PostgreSQL meanwhile, statement by statement, whichever way the code takes."""
+    sent: list[object] = []
+    plain: Any = psycopg.AsyncCursor.execute
+
+    async def execute(cursor: Any, query: Any, *rest: Any, **options: Any) -> Any:
+        sent.append(query)
+        return await plain(cursor, query, *rest, **options)
+
+    with patch.object(psycopg.AsyncCursor, "execute", execute):
+        yield sent

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 from dunwell_server.admin.service import clocks
 from dunwell_server.billing.jobs import PackageRunExecutor
+from dunwell_server.billing.service.credit import expire_credit
 from dunwell_server.billing.service.engagements import end_due_engagements
 from dunwell_server.billing.service.overdue import mark_overdue
 from dunwell_server.billing.service.renewals import auto_renew_engagements
@@ -24,7 +25,7 @@ RENEWALS = DailyMarks([auto_renew_engagements], renewals_due, WorkKind.RENEWALS)
 HANDLERS: list[WorkHandler] = [
     RENEWALS,
     DailyRun(WorkKind.PACKAGES, RunKind.PACKAGES, lambda settings: settings.package_run_time),
-    DailyMarks([mark_overdue, end_due_engagements], marks_due),
+    DailyMarks([mark_overdue, end_due_engagements, expire_credit], marks_due),
 ]
 
 

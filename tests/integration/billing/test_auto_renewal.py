@@ -15,6 +15,7 @@ from dunwell_server.billing.renewal import TermChoice
 from dunwell_server.billing.service import engagements, renewals
 from dunwell_server.billing.store.due import renewals_due
 from dunwell_server.kernel.errors import DunwellError, Reason
+from tests import support
 from tests.integration.billing.book import Book, field_of
 from tests.integration.billing.conftest import MakeBook
 from tests.integration.billing.living import RENEWALS, live_until
@@ -129,20 +130,9 @@ async def test_one_statement_more_or_less_whatever_the_number(book: Book) -> Non
 
     async def counted(limit: int) -> int:
         async with book.db.transaction(book.context) as uow:
-            calls = 0
-            execute = uow.conn.execute
-
-            async def count(*args: Any, **kwargs: Any) -> Any:
-                nonlocal calls
-                calls += 1
-                return await execute(*args, **kwargs)
-
-            uow.conn.execute = count  # type: ignore[method-assign]
-            try:
+            with support.statements() as sent:
                 await renewals.auto_renew_engagements(uow, limit)
-            finally:
-                del uow.conn.execute
-            return calls
+            return len(sent)
 
     one, two = await counted(1), await counted(2)
     assert one == two >= 4

@@ -14,6 +14,7 @@ from dunwell_server.billing.store.engagements import EngagementQuery
 from dunwell_server.billing.store.rows import PageRequest
 from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.kernel.proration import DayCount, EndPolicy, ProrationPolicy
+from dunwell_server.platform.features import Feature, FeatureDefaults
 from tests.integration.billing.book import Book, field_of
 from tests.integration.billing.conftest import MakeBook
 
@@ -73,7 +74,19 @@ async def test_bad_terms_name_their_field(book: Book) -> None:
 async def test_what_is_not_available_is_refused(make_book: MakeBook) -> None:
     book = await make_book(features={"enable_annual_billing": False})
     error = await refused(book, billing_interval=BillingInterval.YEARLY)
-    assert (error.reason, error.metadata) == (Reason.FEATURE_DISABLED, {"feature": "enable_annual_billing"})
+    assert (error.reason, error.metadata) == (Reason.FEATURE_DISABLED, {"feature": "ENABLE_ANNUAL_BILLING"})
+
+
+async def test_the_installation_decides_where_the_firm_does_not(make_book: MakeBook) -> None:
+    silent, chosen = await make_book(), await make_book(features={"enable_annual_billing": True})
+    silent.db.bus.provide(FeatureDefaults, FeatureDefaults({Feature.ANNUAL_BILLING: False}))
+    try:
+        error = await refused(silent, billing_interval=BillingInterval.YEARLY)
+        made = await chosen.engagement(await chosen.client(), billing_interval=BillingInterval.YEARLY)
+    finally:
+        silent.db.bus.provide(FeatureDefaults, FeatureDefaults())
+    assert (error.reason, error.metadata) == (Reason.FEATURE_DISABLED, {"feature": "ENABLE_ANNUAL_BILLING"})
+    assert made.billing_interval is BillingInterval.YEARLY
 
 
 @pytest.mark.parametrize(

@@ -235,33 +235,11 @@ def test_what_is_no_csv_file_is_refused(csv: bytes) -> None:
 
 async def test_ten_thousand_rows_take_few_statements(db: Database, firm: CallContext) -> None:
     csv = b"name,external_id\n" + b"".join(b"Client %d,bulk-%d\n" % (number, number) for number in range(10_000))
-    statements = await _statements(db, firm, csv)
-    assert statements < 60
-
-
-async def _statements(db: Database, firm: CallContext, csv: bytes) -> int:
-    batch, count = read_file(RecordKind.CLIENTS, csv), 0
-
-    async def work(uow: UnitOfWork) -> None:
-        nonlocal count
-        execute, fetch_all = uow.conn.execute, uow.conn.cursor
-
-        def counted(function: Any) -> Any:
-            def call(*arguments: Any, **named: Any) -> Any:
-                nonlocal count
-                count += 1
-                return function(*arguments, **named)
-
-            return call
-
-        uow.conn.execute, uow.conn.cursor = counted(execute), counted(fetch_all)  # type: ignore[method-assign]
-        try:
-            assert (await import_records(uow, batch, dry_run=False, skip_invalid=False)).imported == 10_000
-        finally:
-            del uow.conn.execute, uow.conn.cursor
-
-    await db.run(firm, work)
-    return count
+    batch = read_file(RecordKind.CLIENTS, csv)
+    with support.statements() as sent:
+        done = await db.run(firm, lambda uow: import_records(uow, batch, dry_run=False, skip_invalid=False))
+    assert done.imported == 10_000
+    assert len(sent) < 60
 
 
 async def test_two_imports_of_one_file_create_its_clients_once(db: Database, firm: CallContext) -> None:

@@ -25,6 +25,7 @@ from dunwell_server.kernel.errors import Reason
 from dunwell_server.kernel.money import Money
 from dunwell_server.platform.database import Database, UnitOfWork
 from dunwell_server.platform.firms import TaxSettings
+from tests import support
 from tests.integration.billing.book import Book, field_of, new_invoice
 from tests.integration.billing.conftest import MakeBook
 
@@ -221,9 +222,7 @@ async def _coupon(book: Book, client: Client, **fields: Any) -> None:
     await book.do(coupons.redeem_coupon, code, client.id)
 
 
-async def test_a_set_is_priced_in_one_statement_and_a_coupon_is_used_once(
-    book: Book, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_set_is_priced_in_one_statement_and_a_coupon_is_used_once(book: Book) -> None:
     await rate(book, "19")
     client, other = await german(book), await german(book)
     await _coupon(book, client, percent=Decimal(50))
@@ -231,17 +230,9 @@ async def test_a_set_is_priced_in_one_statement_and_a_coupon_is_used_once(
 
     async def work(uow: UnitOfWork) -> list[int]:
         requests = [pricing.request_for(draft, one, date(2026, 3, 10)) for one, draft in drafts]
-        statements: list[Any] = []
-        execute = uow.conn.execute
-
-        async def counted(statement: Any, *args: Any, **kwargs: Any) -> Any:
-            statements.append(statement)
-            return await execute(statement, *args, **kwargs)
-
-        with monkeypatch.context() as patched:
-            patched.setattr(uow.conn, "execute", counted)
+        with support.statements() as sent:
             found = await pricing.price(uow, requests)
-        assert len(statements) == 1
+        assert len(sent) == 1
         facts = await pricing.load(uow, [client.id, other.id])
         assert await pricing.price(uow, requests, facts) == found
         assert set(facts.uses_left.values()) == {0}

@@ -89,12 +89,12 @@ async def test_what_a_rate_is_does_not_change(served: Served, path: str) -> None
 @pytest.mark.parametrize(
     ("fields", "field", "problem"),
     [
-        ({"name": ""}, "tax_rate", "name is required"),
-        ({"percentage": None}, "tax_rate", "percentage is required"),
+        ({"name": ""}, "tax_rate.name", "name is required"),
+        ({"percentage": None}, "tax_rate.percentage", "percentage is required"),
         ({"percentage": number("100.01")}, "tax_rate.percentage", "from 0 to 100"),
         ({"percentage": number("-1")}, "tax_rate.percentage", "from 0 to 100"),
-        ({"country_code": ""}, "tax_rate", "country_code is required"),
-        ({"region": "a", "excluded_regions": ["b"]}, "tax_rate", "excludes none"),
+        ({"country_code": ""}, "tax_rate.country_code", "country_code is required"),
+        ({"region": "a", "excluded_regions": ["b"]}, "tax_rate.excluded_regions", "excludes none"),
     ],
 )
 async def test_a_rate_that_is_none_is_refused(served: Served, fields: dict[str, Any], field: str, problem: str) -> None:

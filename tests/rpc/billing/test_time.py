@@ -316,3 +316,22 @@ async def test_a_reader_changes_nothing(served: Served, rpc: str) -> None:
         "ApproveTimeEntries": pb.ApproveTimeEntriesRequest(time_entry_ids=[unknown(Prefix.TIME_ENTRY)]),
     }
     assert (await served.refused(rpc, requests[rpc], Role.READER)).reason == "PERMISSION_DENIED"
+
+
+async def test_an_entry_without_what_it_needs_harms_no_other(served: Served) -> None:
+    timed = await hourly(served, (await new_client(served)).id)
+    good, bad = entry(timed.id), {
+        "engagement_id": entry(""),
+        "person": entry(timed.id, person=""),
+        "work_date": entry(timed.id, work_date=None),
+        "minutes": entry(timed.id, 0),
+    }  # fmt: skip
+    many = pb.CreateTimeEntryRequest(time_entries=[*bad.values(), good])
+    results = (await served.call("CreateTimeEntry", many)).results
+    assert [(each.error.reason, each.error.field) for each in results[:-1]] == [
+        (REASON.ERROR_REASON_FIELD_INVALID, f"time_entry.{name}") for name in bad
+    ]
+    assert results[-1].time_entry.state == STATE.TIME_ENTRY_STATE_DRAFT
+    none = (await served.call("CreateTimeEntry", pb.CreateTimeEntryRequest(time_entries=list(bad.values())))).results
+    assert all(each.HasField("error") for each in none)
+    assert len((await served.call("ListTimeEntries", pb.ListTimeEntriesRequest())).time_entries) == 1

@@ -6,11 +6,14 @@ import io
 import re
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from google.type.date_pb2 import Date
+from google.type.decimal_pb2 import Decimal
 from grpc import StatusCode
 
-from dunwell.v1 import billing_service_pb2
+from dunwell.v1 import billing_service_pb2, engagement_pb2, invoice_pb2
 from dunwell_server.platform.context import Role
 from dunwell_server.platform.logging import configure_logging, default_logging
 from tests.rpc.floor import requests
@@ -28,6 +31,51 @@ async def test_every_violation_is_reported_with_its_path(served: Served) -> None
     assert {"client.email", "client.locale", 'client.metadata["note"]', "request_id"} <= fields
     assert failed.metadata["violations"] == str(len(failed.details["BadRequest"].field_violations))
     assert not served.script.requests
+
+
+@pytest.mark.parametrize(
+    ("rpc", "request_", "fields"),
+    [
+        ("CreateClient", requests.create_client(name=""), {"client.name"}),
+        (
+            "CreateEngagement",
+            billing_service_pb2.CreateEngagementRequest(
+                engagement=engagement_pb2.Engagement(
+                    client_id="cli_01m7z884p0fm2rs0bt6q6pr0t4",
+                    start_date=Date(year=2027, month=1, day=1),
+                    pricing_mode=engagement_pb2.PRICING_MODE_PACKAGE,
+                    package=engagement_pb2.PackageTerms(interval=engagement_pb2.BILLING_INTERVAL_MONTHLY),
+                ),
+                request_id=str(uuid4()),
+            ),
+            {"engagement.name", "engagement.package.fee"},
+        ),
+        (
+            "CreateInvoice",
+            billing_service_pb2.CreateInvoiceRequest(
+                invoice=invoice_pb2.Invoice(
+                    client_id="cli_01m7z884p0fm2rs0bt6q6pr0t4",
+                    lines=[
+                        invoice_pb2.InvoiceLine(description="Work", unit_price=Decimal(value="1")),
+                        invoice_pb2.InvoiceLine(
+                            description="Work",
+                            unit_price=Decimal(value="1"),
+                            period_start_date=Date(year=2027, month=1, day=1),
+                        ),
+                    ],
+                ),
+                request_id=str(uuid4()),
+            ),
+            {"invoice.lines[1].period_end_date"},
+        ),
+    ],
+)
+async def test_a_rule_about_a_message_names_the_field_that_it_wants(
+    served: Served, rpc: str, request_: Any, fields: set[str]
+) -> None:
+    failed = await failure(getattr(served.billing, rpc)(request_, metadata=served.metadata()))
+    assert failed.reason == "FIELD_INVALID"
+    assert {violation.field for violation in failed.details["BadRequest"].field_violations} == fields
 
 
 async def test_streams_are_validated_too(served: Served) -> None:

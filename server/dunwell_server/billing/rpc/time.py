@@ -15,6 +15,7 @@ from dunwell_server.billing.service import time_entries, unbilled
 from dunwell_server.billing.service.time_entries import ItemResult
 from dunwell_server.billing.store.rows import PageRequest
 from dunwell_server.billing.store.unbilled import UnbilledQuery
+from dunwell_server.kernel.errors import DunwellError
 from dunwell_server.kernel.ids import Prefix
 from dunwell_server.platform.database import UnitOfWork
 from dunwell_server.rpc.converters import expected_version, id_value, id_values, optional_date, optional_id
@@ -27,16 +28,25 @@ class TimeHandlers(BillingHandlers):
     """Time entries, one by one and in bulk, and what of them is not billed."""
 
     async def CreateTimeEntry(self, request: pb.CreateTimeEntryRequest, context: Any) -> pb.CreateTimeEntryResponse:
-        single = request.HasField("time_entry")
-        many = [request.time_entry] if single else request.time_entries
-        paths = ["time_entry"] if single else [f"time_entries[{index}]" for index in range(len(many))]
-        new = [messages.new_time_entry(entry, path) for entry, path in zip(many, paths, strict=True)]
+        if not request.HasField("time_entry"):
+            return await self._create_many(request)
+        new = messages.new_time_entry(request.time_entry)
 
         async def work(uow: UnitOfWork) -> pb.CreateTimeEntryResponse:
-            if single:
-                entry = await time_entries.create_time_entry(uow, new[0])
-                return pb.CreateTimeEntryResponse(time_entry=messages.time_entry_message(uow, entry))
-            results = await time_entries.create_time_entries(uow, new)
+            entry = await time_entries.create_time_entry(uow, new)
+            return pb.CreateTimeEntryResponse(time_entry=messages.time_entry_message(uow, entry))
+
+        return await self._calls.write(request, pb.CreateTimeEntryResponse, work)
+
+    async def _create_many(self, request: pb.CreateTimeEntryRequest) -> pb.CreateTimeEntryResponse:
+        read = [messages.read_time_entry(entry) for entry in request.time_entries]
+        new = [entry for entry in read if not isinstance(entry, DunwellError)]
+
+        async def work(uow: UnitOfWork) -> pb.CreateTimeEntryResponse:
+            created = iter(await time_entries.create_time_entries(uow, new))
+            results = [
+                ItemResult(None, error=entry) if isinstance(entry, DunwellError) else next(created) for entry in read
+            ]
             return pb.CreateTimeEntryResponse(results=messages.item_messages(uow, results))
 
         return await self._calls.write(request, pb.CreateTimeEntryResponse, work)

@@ -13,7 +13,7 @@ from dunwell_server.billing.service.time_billing import TimeSource
 from dunwell_server.billing.service.time_entries import ItemResult, NewTimeEntry
 from dunwell_server.billing.service.unbilled import EngagementWork, UnbilledSum
 from dunwell_server.billing.store.time_entries import TimeEntryQuery
-from dunwell_server.kernel.errors import DunwellError, Reason
+from dunwell_server.kernel.errors import DunwellError, Reason, field_invalid
 from dunwell_server.kernel.ids import Prefix
 from dunwell_server.platform.database import UnitOfWork
 from dunwell_server.rpc.converters import (
@@ -83,21 +83,34 @@ def _chosen(kind: Any, numbers: dict[str | None, Any], number: int, default: Any
 # Entries
 
 
-def new_time_entry(message: time_entry_pb2.TimeEntry, path: str = "time_entry") -> NewTimeEntry:
+def new_time_entry(message: time_entry_pb2.TimeEntry) -> NewTimeEntry:
     """The entry to create."""
-    engagement_id = id_value(Prefix.ENGAGEMENT, message.engagement_id, f"{path}.engagement_id")
-    return NewTimeEntry(engagement_id=engagement_id, **time_entry_changes(message, _FIELDS, path))
+    engagement_id = id_value(Prefix.ENGAGEMENT, message.engagement_id, "time_entry.engagement_id")
+    return NewTimeEntry(engagement_id=engagement_id, **time_entry_changes(message, _FIELDS))
 
 
-def time_entry_changes(
-    message: time_entry_pb2.TimeEntry, fields: Iterable[str], path: str = "time_entry"
-) -> dict[str, Any]:
+def read_time_entry(message: time_entry_pb2.TimeEntry) -> NewTimeEntry | DunwellError:
+    """One of many entries to create, or why it is refused: the contract checks of a list only what is not empty."""
+    try:
+        given = {
+            "engagement_id": message.engagement_id, "person": message.person, "work_date": message.HasField("work_date"),
+            "minutes": message.minutes,
+        }  # fmt: skip
+        for name, value in given.items():
+            if not value:
+                raise field_invalid(f"time_entry.{name}", "is required")
+        return new_time_entry(message)
+    except DunwellError as error:
+        return error
+
+
+def time_entry_changes(message: time_entry_pb2.TimeEntry, fields: Iterable[str]) -> dict[str, Any]:
     """The named fields, from a message that has their new values."""
     readers: dict[str, Any] = {
         "person": lambda: message.person,
-        "work_date": lambda: civil_date(message.work_date, f"{path}.work_date"),
+        "work_date": lambda: civil_date(message.work_date, "time_entry.work_date"),
         "minutes": lambda: message.minutes,
-        "rate": lambda: optional_decimal(message, "rate", f"{path}.rate"),
+        "rate": lambda: optional_decimal(message, "rate", "time_entry.rate"),
     }
     return {name: readers[name]() if name in readers else getattr(message, name) or None for name in fields}
 

@@ -42,6 +42,7 @@ from dunwell_server.kernel.ids import Prefix, encode, uuid7
 from dunwell_server.kernel.proration import DEFAULT_POLICY, ProrationPolicy, service_end
 from dunwell_server.platform import journal
 from dunwell_server.platform.database import UnitOfWork
+from dunwell_server.platform.features import Feature, require_feature
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,9 +266,5 @@ def _ends_too_early(path: str, start: date) -> DunwellError:
 
 def _refuse_disabled(uow: UnitOfWork, new: NewEngagement) -> None:
     annual = new.billing_interval is BillingInterval.YEARLY
-    if annual and not uow.firm.settings.features.get("enable_annual_billing", True):
-        raise DunwellError(
-            Reason.FEATURE_DISABLED,
-            "Yearly billing is switched off for the firm.",
-            metadata={"feature": "enable_annual_billing"},
-        )
+    if annual:
+        require_feature(uow, Feature.ANNUAL_BILLING)

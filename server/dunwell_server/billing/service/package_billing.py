@@ -28,6 +28,7 @@ from dunwell_server.billing.packages import BillablePeriod
 from dunwell_server.billing.ports import CollectionPlanner, CollectionTerms, TaxCalculator
 from dunwell_server.billing.service import credit_application, pricing, time_billing
 from dunwell_server.billing.service.pricing import ClientFacts, PriceRequest, PricingFacts
+from dunwell_server.billing.service.switches import due_in_force
 from dunwell_server.billing.service.time_billing import TimeFacts
 from dunwell_server.billing.store import package_due as store
 from dunwell_server.billing.store.package_due import DueEngagement, Position
@@ -100,6 +101,7 @@ async def compute(
     uow: UnitOfWork, due: Sequence[DueEngagement], as_of: date, issue_date: date, *, lock: bool = True
 ) -> Chunk:
     """What a run as of `as_of` makes of the engagements, which are locked with their clients where it is to write (`lock`)."""
+    due = due_in_force(uow, due)
     facts = _Facts(
         as_of,
         issue_date,

@@ -13,6 +13,7 @@ from dunwell_server.billing.model import Invoice, InvoiceOrigin, InvoiceState
 from dunwell_server.billing.service import time_billing
 from dunwell_server.billing.service.engagements import get_engagement, today
 from dunwell_server.billing.service.invoices import NewInvoice, as_sent, compose, get_invoice, parties, with_lines
+from dunwell_server.billing.service.switches import in_force
 from dunwell_server.billing.store import engagements as engagement_store
 from dunwell_server.platform.database import UnitOfWork
 
@@ -41,7 +42,7 @@ async def preview_engagement(uow: UnitOfWork, engagement_id: UUID, as_of: date |
 
     Errors: RESOURCE_NOT_FOUND, AMOUNT_OUT_OF_RANGE, and those of FinalizeInvoice.
     """
-    engagement = await get_engagement(uow, engagement_id)
+    engagement = in_force(uow, await get_engagement(uow, engagement_id))
     covered = await engagement_store.covered(uow, engagement_id, engagement.billed_through_date)
     zone = uow.firm.settings.zone
     day = as_of or today(uow)

@@ -28,6 +28,7 @@ from dunwell_server.kernel.ids import Prefix, encode, uuid7
 from dunwell_server.kernel.proration import service_end
 from dunwell_server.platform import journal
 from dunwell_server.platform.database import UnitOfWork
+from dunwell_server.platform.features import Feature, require_feature
 from dunwell_server.platform.journal import Change, Severity
 
 BATCH: Final = 500
@@ -200,9 +201,5 @@ def _check_price(client: Client, old: Engagement, choice: TermChoice) -> None:
 def _refuse_yearly(uow: UnitOfWork, old: Engagement) -> None:
     """A next term is a new engagement: it is refused as one where the firm has switched its kind off."""
     annual = old.billing_interval is BillingInterval.YEARLY and old.pricing_mode is not PricingMode.HOURLY
-    if annual and not uow.firm.settings.features.get("enable_annual_billing", True):
-        raise DunwellError(
-            Reason.FEATURE_DISABLED,
-            "Yearly billing is switched off for the firm.",
-            metadata={"feature": "enable_annual_billing"},
-        )
+    if annual:
+        require_feature(uow, Feature.ANNUAL_BILLING)

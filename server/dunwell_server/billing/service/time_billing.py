@@ -16,6 +16,7 @@ from dunwell_server.billing.errors import not_found
 from dunwell_server.billing.hourly import BillableTime, TimeCharges, TimeTerms, TimeUsage
 from dunwell_server.billing.model import Engagement, HourlyTerms, Invoice, InvoiceDiscount, InvoiceLine, LineKind
 from dunwell_server.billing.service.engagements import today
+from dunwell_server.billing.service.switches import in_force
 from dunwell_server.billing.service.time_entries import refuse_package
 from dunwell_server.billing.store import clients as client_store
 from dunwell_server.billing.store import engagements as engagement_store
@@ -152,7 +153,8 @@ async def prepare(
     result: list[TimeCharges] = []
     for engagement_id, found in sorted(facts.engagements.items()):
         if found.entries:
-            charged = hourly.charge(engagements[engagement_id], found.terms, found.entries, found.usage, found.until)
+            engagement = in_force(uow, engagements[engagement_id])
+            charged = hourly.charge(engagement, found.terms, found.entries, found.usage, found.until)
             lines, discounts = sum(len(one.lines) for one in result), sum(len(one.discounts) for one in result)
             result.append(charged.behind(lines, discounts))
     return result

@@ -11,6 +11,7 @@ from dunwell_server.billing import hourly, retainers
 from dunwell_server.billing.hourly import BillableTime, TimeUsage
 from dunwell_server.billing.model import Engagement, HourlyTerms
 from dunwell_server.billing.service.journal import engagement_change
+from dunwell_server.billing.service.switches import in_force
 from dunwell_server.billing.store import engagements as engagement_store
 from dunwell_server.billing.store import time_billing as store
 from dunwell_server.platform import journal
@@ -31,7 +32,7 @@ async def alert(uow: UnitOfWork, engagement_ids: Sequence[UUID]) -> None:
     entries = await store.billable(uow, dict.fromkeys(capped), lock=False)
     terms = await store.terms(uow, capped)
     reached = [
-        one for key in capped for one in alerts(engagements[key], *terms[key], entries.get(key, []))
+        one for key in capped for one in alerts(in_force(uow, engagements[key]), *terms[key], entries.get(key, []))
     ]  # fmt: skip
     if not reached:
         return

@@ -62,7 +62,8 @@ class RequestValidator:
         """FIELD_INVALID with every violation, or CARD_NUMBER_REFUSED."""
         violations = _VALIDATOR.collect_violations(message)
         if violations:
-            raise _invalid([_field_violation(violation) for violation in violations[:_MAX_REPORTED]], len(violations))
+            reported = [_field_violation(message, violation) for violation in violations[:_MAX_REPORTED]]
+            raise _invalid(reported, len(violations))
         if self._enums is not None:
             unknown = [
                 FieldViolation(_safe(path), "not a value of the enum")
@@ -111,15 +112,33 @@ def _invalid(violations: list[FieldViolation], total: int) -> DunwellError:
     )
 
 
-def _field_violation(violation: Violation) -> FieldViolation:
+def _field_violation(message: Any, violation: Violation) -> FieldViolation:
     proto = violation.proto
-    path = ""
+    path, inside = "", message.DESCRIPTOR
     for element in proto.field.elements if proto.field else ():
         path += f".{element.field_name}" if path else element.field_name
+        field = inside.fields_by_name.get(element.field_name) if inside is not None else None
+        inside = None if field is None else field.message_type
         if element.subscript is not None:
             key = element.subscript.value
             path += f'["{key}"]' if isinstance(key, str) else f"[{key}]"
+    path = ".".join(filter(None, (path, _named(inside, proto.rule_id))))
     return FieldViolation(_safe(path), proto.message or proto.rule_id)
+
+
+def _named(descriptor: Any, rule_id: str) -> str:
+    """The path within a message that the id of one of its rules begins with: `package.fee` of `package.fee.required`.
+
+    So a rule about a message as a whole tells which of its fields is wrong. Empty where the id names none.
+    """
+    names: list[str] = []
+    for name in rule_id.split(".")[:-1]:
+        field = None if descriptor is None else descriptor.fields_by_name.get(name)
+        if field is None:
+            return ""
+        names.append(name)
+        descriptor = field.message_type
+    return ".".join(names)
 
 
 def _safe(path: str) -> str:

@@ -766,7 +766,9 @@ class CreateTimeEntryRequest(_message.Message):
 
     @_builtins.property
     def time_entries(self) -> _containers.RepeatedCompositeFieldContainer[_time_entry_pb2.TimeEntry]:
-        """Many entries instead, each created or refused by itself. Of each the same is required."""
+        """Many entries instead, each created or refused by itself. Of each the same is required: an entry without it is refused
+        with FIELD_INVALID, and harms no other.
+        """
 
     def __init__(
         self,

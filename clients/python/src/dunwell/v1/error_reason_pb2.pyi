@@ -145,8 +145,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
          "metadata": {"invoice_id": "inv_01k2m9v3e8f0r9t6z1q4x7w5ab", "payment_id": "pay_01k2m9v3e8f0r9t6z1q4x7w5ab"}}
     """
     ERROR_REASON_ATTEMPT_NOT_RESOLVABLE: _ErrorReason.ValueType  # 24
-    """FAILED_PRECONDITION. Only an attempt whose outcome is unknown can be resolved by hand. Metadata: `attempt_id`, the
-    attempt; `state`, its state.
+    """FAILED_PRECONDITION. Only an attempt whose outcome is unknown, or one that needs a person, can be resolved by hand.
+    Metadata: `attempt_id`, the attempt; `state`, its state.
         {"reason": "ATTEMPT_NOT_RESOLVABLE", "domain": "dunwell",
          "metadata": {"attempt_id": "att_01k2m9v3e8f0r9t6z1q4x7w5ab", "state": "SUCCEEDED"}}
     """
@@ -483,8 +483,8 @@ Metadata: `invoice_id`, the invoice; `payment_id`, the payment under way.
      "metadata": {"invoice_id": "inv_01k2m9v3e8f0r9t6z1q4x7w5ab", "payment_id": "pay_01k2m9v3e8f0r9t6z1q4x7w5ab"}}
 """
 ERROR_REASON_ATTEMPT_NOT_RESOLVABLE: ErrorReason.ValueType  # 24
-"""FAILED_PRECONDITION. Only an attempt whose outcome is unknown can be resolved by hand. Metadata: `attempt_id`, the
-attempt; `state`, its state.
+"""FAILED_PRECONDITION. Only an attempt whose outcome is unknown, or one that needs a person, can be resolved by hand.
+Metadata: `attempt_id`, the attempt; `state`, its state.
     {"reason": "ATTEMPT_NOT_RESOLVABLE", "domain": "dunwell",
      "metadata": {"attempt_id": "att_01k2m9v3e8f0r9t6z1q4x7w5ab", "state": "SUCCEEDED"}}
 """

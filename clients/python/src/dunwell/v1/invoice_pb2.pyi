@@ -460,8 +460,8 @@ class InvoiceLine(_message.Message):
 
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
-        """`quantity` x `unit_price`, rounded once to the minor unit, half away from zero. Beyond int64 is
-        AMOUNT_OUT_OF_RANGE.
+        """`quantity` x `unit_price`, rounded once to the minor unit, half away from zero. Of time the exact minutes count: its
+        `quantity` of hours is shown with six digits after the point. Beyond int64 is AMOUNT_OUT_OF_RANGE.
         """
 
     @_builtins.property

@@ -504,7 +504,9 @@ class PaymentAttempt(_message.Message):
     send_count: _builtins.int
     """How often it was sent, under the same key."""
     needs_person: _builtins.bool
-    """True: the automatic means are exhausted; a person must use ResolveAttempt."""
+    """True: a person should look. The automatic means are exhausted, the provider claims other money than was asked for, or
+    the provider or the client has had it for two weeks. ResolveAttempt settles it by hand; asking the provider goes on.
+    """
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """The amount asked for."""

@@ -274,10 +274,10 @@ class PaymentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResolveAttempt(self, request, context):
-        """Settles by hand an attempt whose outcome is unknown, after asking the provider. Needs the person's name in
-        `dunwell-actor`. Above the firm's approval limit the first call only proposes; a second person must call with the
-        same resolution. Returns RESOURCE_NOT_FOUND, ATTEMPT_NOT_RESOLVABLE, APPROVAL_REQUIRED when the person who
-        proposed tries to confirm.
+        """Settles by hand an attempt whose outcome is unknown, or one that waits for the provider or the client and
+        `needs_person`, after asking the provider. Needs the person's name in `dunwell-actor`. Above the firm's approval
+        limit the first call only proposes; a second person must call with the same resolution. Returns RESOURCE_NOT_FOUND,
+        ATTEMPT_NOT_RESOLVABLE, APPROVAL_REQUIRED when the person who proposed tries to confirm.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -83,10 +83,10 @@ class PaymentServiceStub:
     RESOURCE_NOT_FOUND.
     """
     ResolveAttempt: _grpc.UnaryUnaryMultiCallable[_payment_service_pb2.ResolveAttemptRequest, _payment_service_pb2.ResolveAttemptResponse]
-    """Settles by hand an attempt whose outcome is unknown, after asking the provider. Needs the person's name in
-    `dunwell-actor`. Above the firm's approval limit the first call only proposes; a second person must call with the
-    same resolution. Returns RESOURCE_NOT_FOUND, ATTEMPT_NOT_RESOLVABLE, APPROVAL_REQUIRED when the person who
-    proposed tries to confirm.
+    """Settles by hand an attempt whose outcome is unknown, or one that waits for the provider or the client and
+    `needs_person`, after asking the provider. Needs the person's name in `dunwell-actor`. Above the firm's approval
+    limit the first call only proposes; a second person must call with the same resolution. Returns RESOURCE_NOT_FOUND,
+    ATTEMPT_NOT_RESOLVABLE, APPROVAL_REQUIRED when the person who proposed tries to confirm.
     """
     ProcessRecurringCharges: _grpc.UnaryStreamMultiCallable[_payment_service_pb2.ProcessRecurringChargesRequest, _payment_service_pb2.ProcessRecurringChargesResponse]
     """Starts a collection run, or finds the one that `request_id` started, and tells its progress. Charges every invoice
@@ -208,10 +208,10 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     RESOURCE_NOT_FOUND.
     """
     ResolveAttempt: _aio.UnaryUnaryMultiCallable[_payment_service_pb2.ResolveAttemptRequest, _payment_service_pb2.ResolveAttemptResponse]  # type: ignore[assignment]
-    """Settles by hand an attempt whose outcome is unknown, after asking the provider. Needs the person's name in
-    `dunwell-actor`. Above the firm's approval limit the first call only proposes; a second person must call with the
-    same resolution. Returns RESOURCE_NOT_FOUND, ATTEMPT_NOT_RESOLVABLE, APPROVAL_REQUIRED when the person who
-    proposed tries to confirm.
+    """Settles by hand an attempt whose outcome is unknown, or one that waits for the provider or the client and
+    `needs_person`, after asking the provider. Needs the person's name in `dunwell-actor`. Above the firm's approval
+    limit the first call only proposes; a second person must call with the same resolution. Returns RESOURCE_NOT_FOUND,
+    ATTEMPT_NOT_RESOLVABLE, APPROVAL_REQUIRED when the person who proposed tries to confirm.
     """
     ProcessRecurringCharges: _aio.UnaryStreamMultiCallable[_payment_service_pb2.ProcessRecurringChargesRequest, _payment_service_pb2.ProcessRecurringChargesResponse]  # type: ignore[assignment]
     """Starts a collection run, or finds the one that `request_id` started, and tells its progress. Charges every invoice
@@ -402,10 +402,10 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payment_service_pb2.ResolveAttemptRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payment_service_pb2.ResolveAttemptResponse, _abc.Awaitable[_payment_service_pb2.ResolveAttemptResponse]]:
-        """Settles by hand an attempt whose outcome is unknown, after asking the provider. Needs the person's name in
-        `dunwell-actor`. Above the firm's approval limit the first call only proposes; a second person must call with the
-        same resolution. Returns RESOURCE_NOT_FOUND, ATTEMPT_NOT_RESOLVABLE, APPROVAL_REQUIRED when the person who
-        proposed tries to confirm.
+        """Settles by hand an attempt whose outcome is unknown, or one that waits for the provider or the client and
+        `needs_person`, after asking the provider. Needs the person's name in `dunwell-actor`. Above the firm's approval
+        limit the first call only proposes; a second person must call with the same resolution. Returns RESOURCE_NOT_FOUND,
+        ATTEMPT_NOT_RESOLVABLE, APPROVAL_REQUIRED when the person who proposed tries to confirm.
         """
 
     @_abc_1.abstractmethod

@@ -1,4 +1,4 @@
-"""Package fees computed as one would in a spreadsheet: day by day, in fractions, with nothing of the server's.
+"""Package fees, day by day, in fractions.
 
 This module must import nothing of `dunwell_server`: it is what the server's arithmetic is held against.
 """

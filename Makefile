@@ -6,8 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Named after the place, because an environment does not survive being moved or copied with the tree.
 STAMP := $(VENV)/.installed-$(shell pwd -P | cksum | cut -d ' ' -f 1)
-# Processes that share the tests of one run; 0 runs them in this one.
-TEST_WORKERS ?= 2
+# Processes that share the tests of one run, one more than most machines that run them have processors, for they often wait; 0 runs
+# them in this one.
+TEST_WORKERS ?= 3
 # Further arguments for pytest, such as ARGS="-k invoice -x".
 ARGS ?=
 PYTEST := $(BIN)/pytest
@@ -53,7 +54,7 @@ bench: $(STAMP) ## Run the benchmarks
 
 .PHONY: test
 test: $(STAMP) ## Run the tests, without the fault-injection and foreign-client suites
-	$(PYTEST) tests --ignore=tests/faults --ignore=tests/clients -n $(TEST_WORKERS) --dist loadfile $(ARGS)
+	$(PYTEST) tests --ignore=tests/faults --ignore=tests/clients -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: test-faults
 test-faults: $(STAMP) ## Run the fault-injection suite, which kills processes and breaks connections

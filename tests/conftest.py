@@ -31,6 +31,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         _cluster.stop()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with a slow test come first: what is handed out last should not keep one worker busy while the others are done."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def cluster_url() -> str:
     """The owner's URL of the session's cluster."""

@@ -27,11 +27,11 @@ def test_migrate_says_where_the_schema_stands(dunwell: Command) -> None:
 def test_without_a_url_the_embedded_database_is_started_and_stopped_again(tmp_path: Path) -> None:
     dunwell = Command(None, tmp_path)
     try:
-        refused = dunwell("generate-package-invoices")
+        refused = dunwell.from_nothing("generate-package-invoices")
         assert refused.code == 2
         assert refused.err == "error: the database is not set up yet: run `dunwell migrate`\n"
-        assert dunwell("migrate", "--json").json["embedded"] is True
-        done = dunwell("generate-package-invoices", "--json")
+        assert dunwell.from_nothing("migrate", "--json").json["embedded"] is True
+        done = dunwell.from_nothing("generate-package-invoices", "--json")
         assert done.code == 0, done.err
         assert done.json["firms"] == []
         assert not EmbeddedPostgres(tmp_path).is_running()
@@ -97,11 +97,11 @@ def test_settings_hide_secrets(dunwell: Command) -> None:
 
 def test_help_and_version_need_no_database(tmp_path: Path) -> None:
     dunwell = Command(None, tmp_path)
-    shown = dunwell("--help")
+    shown = dunwell.from_nothing("--help")
     assert shown.code == 0
     assert "generate-package-invoices" in shown.out
     assert "rpc-worker" not in shown.out
-    assert dunwell("--version").out.startswith("dunwell ")
+    assert dunwell.from_nothing("--version").out.startswith("dunwell ")
     assert not os.listdir(tmp_path)
 
 

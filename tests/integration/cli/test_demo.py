@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def demo(folder: Path, *arguments: str) -> Result:
     ports = {"DUNWELL_PORT": str(free_port()), "DUNWELL_SANDBOX_PORT": str(free_port())}
-    return Command(None, folder)("demo", "--once", *arguments, timeout=110, **ports)
+    return Command(None, folder).from_nothing("demo", "--once", *arguments, timeout=110, **ports)
 
 
 @pytest.fixture(scope="module")

@@ -1,24 +1,44 @@
-"""Lists as parameters: those of ids, whole numbers and days are written at once.
+"""Lists as parameters: those of one plain type are written at once.
 
-The driver writes a list item by item and looks at each for characters to quote. Bulk statements send thousands of ids, in which there are none.
+The driver writes a list item by item and looks at each for characters to quote. Bulk statements send thousands of ids, in which there are
+none, and of texts and JSON, which may as well all be quoted.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from datetime import date
+from datetime import date, datetime
 from typing import Any, Final
 from uuid import UUID
 
 from psycopg.abc import AdaptContext, Buffer
 from psycopg.types.array import ListDumper
+from psycopg.types.json import Jsonb
+
+
+def _quoted(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("no text of PostgreSQL")
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _json(value: Jsonb) -> str:
+    if value.dumps is not None:
+        raise ValueError("written its own way")
+    return _quoted(json.dumps(value.obj))
+
 
 _PLAIN: Final[dict[type, Callable[[Any], str]]] = {
     UUID: lambda value: "NULL" if value is None else value.hex,
     int: lambda value: "NULL" if value is None else str(value),
     date: lambda value: "NULL" if value is None else value.isoformat(),
+    datetime: lambda value: "NULL" if value is None else f'"{value}"',
+    bool: lambda value: "NULL" if value is None else "t" if value else "f",
+    str: lambda value: "NULL" if value is None else _quoted(value),
+    Jsonb: lambda value: "NULL" if value is None else _json(value),
 }
-"""How a value of the type, or None, is written inside of an array."""
+"""How a value of the type, or None, is written inside of an array. ValueError: not so."""
 
 
 class PlainListDumper(ListDumper):
@@ -29,7 +49,12 @@ class PlainListDumper(ListDumper):
         types = set(map(type, obj))
         types.discard(type(None))
         write = _PLAIN.get(types.pop()) if len(types) == 1 else None
-        return super().dump(obj) if write is None else ("{" + ",".join(map(write, obj)) + "}").encode()
+        if write is None:
+            return super().dump(obj)
+        try:
+            return ("{" + ",".join(map(write, obj)) + "}").encode()
+        except ValueError:
+            return super().dump(obj)
 
 
 def register(context: AdaptContext) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
+from functools import cache
+from operator import itemgetter
 from typing import Any, Final, LiteralString, TypeVar
 
 from dunwell_server.payments.model import (
@@ -44,8 +47,13 @@ def columns(names: tuple[str, ...], alias: str, prefix: str = "") -> LiteralStri
 
 def build(kind: type[T], row: Row, prefix: str = "", **more: Any) -> T:
     """The model object in the columns of `row` whose names begin with `prefix`."""
-    convert = _CONVERSIONS[kind]
-    values = {name: row[prefix + name] for name in _FIELDS[kind]}
-    for name, conversion in convert.items():
+    values = dict(zip(_FIELDS[kind], _reader(_FIELDS[kind], prefix)(row), strict=True))
+    for name, conversion in _CONVERSIONS[kind].items():
         values[name] = conversion(values[name])
     return kind(**values, **more)
+
+
+@cache
+def _reader(names: tuple[str, ...], prefix: str) -> Callable[[Row], tuple[Any, ...]]:
+    """What takes the columns of a kind out of a row at once."""
+    return itemgetter(*(prefix + name for name in names))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -13,14 +15,14 @@ import pytest
 from dunwell_server.billing.jobs import PackageExecution, PackageRunExecutor, package_run
 from dunwell_server.billing.model import BillingInterval, Client
 from dunwell_server.billing.service import clients, closing, package_billing, preview
-from dunwell_server.billing.store import package_due, package_stage
+from dunwell_server.billing.store import package_due, package_stage, time_billing
 from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.platform import runs
 from dunwell_server.platform.database import Database, UnitOfWork
 from tests import support
 from tests.integration.billing.book import Book
 from tests.integration.billing.conftest import MakeBook
-from tests.integration.billing.packagebook import apart, assert_sound, bill, fill, invoices_of, items_of, start
+from tests.integration.billing.packagebook import AS_OF, apart, assert_sound, bill, fill, invoices_of, items_of, start
 
 
 async def test_chunks_and_lanes_change_nothing(make_book: MakeBook) -> None:
@@ -177,8 +179,7 @@ async def test_a_claim_reads_by_index(make_book: MakeBook, database_urls: suppor
     """Among many firms' engagements and many runs' items, a claim touches its own rows only."""
     book = await make_book()
     await fill(book, 3)
-    run = await start(book)
-    execution = PackageExecution(book.db, book.context, run, 10)
+    execution = PackageExecution(book.db, book.context, await start(book), 10)
     with psycopg.connect(database_urls.owner, autocommit=True) as owner:
         owner.execute(
             "INSERT INTO run_item (firm_id, run_id, subject_id, subject_type, outcome)"
@@ -186,16 +187,33 @@ async def test_a_claim_reads_by_index(make_book: MakeBook, database_urls: suppor
             (book.context.firm_id,),
         )
 
-    async def plan(uow: UnitOfWork) -> str:
-        await package_due.read_by_index(uow)
-        statement = package_due.claim_statement(execution.scope)
+    async def claim(uow: UnitOfWork) -> str:
         params = execution.scope.params(uow, after_date=date.min, after_id=preview.NO_ID, limit=10)
-        return "\n".join(str(row["QUERY PLAN"]) for row in await uow.fetch_all("EXPLAIN " + statement, params))
+        return await plan(uow, package_due.claim_statement(execution.scope), params)
 
-    text = await book.see(plan)
+    text = await book.see(claim)
     assert "Seq Scan" not in text
     assert "engagement_due_idx" in text
     assert "run_item_pkey" in text
+
+
+async def test_time_is_looked_up_by_engagement(book: Book) -> None:
+    """However few entries there are when the run is planned: not by reading all of the firm's in the order of some other index."""
+
+    async def look(uow: UnitOfWork) -> str:
+        params = {"firm_id": uow.firm_id, "ids": [preview.NO_ID], "untils": [AS_OF]}
+        return await plan(uow, time_billing.billable_statement(lock=False), params)
+
+    text = await book.see(look)
+    assert "time_entry_open_idx" in text
+    assert "Sort" not in text
+
+
+async def plan(uow: UnitOfWork, statement: str, params: Mapping[str, Any]) -> str:
+    """How PostgreSQL would execute a statement in a run."""
+    await package_due.read_by_index(uow)
+    rows = await uow.fetch_all(f"EXPLAIN {statement}", params)
+    return "\n".join(str(row["QUERY PLAN"]) for row in rows)
 
 
 async def test_clients_are_locked_before_anything_of_theirs_is_written(book: Book) -> None:

@@ -30,7 +30,7 @@ _ID, _OTHER = UUID(int=0), uuid4()
         ("timestamptz[]", [datetime(2026, 3, 29, 1, 30, tzinfo=UTC), None]),
         ("boolean[]", [True, False, None]),
         ("numeric[]", [Decimal("0.10"), Decimal("-1E+2"), None]),
-        ("text[]", ["", "NULL", "null", None, 'a "b" {c}, d\\', "\\\"", " ", "नमस्ते", "\t\n"]),
+        ("text[]", ["", "NULL", "null", None, 'a "b" {c}, d\\', '\\"', " ", "नमस्ते", "\t\n"]),
         ("text[]", ["a"]),
         ("bigint[]", [[1, 2], [3, 4]]),
     ],

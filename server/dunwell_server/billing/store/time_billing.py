@@ -18,14 +18,15 @@ from dunwell_server.platform.database import UnitOfWork
 
 # Says both what the index is for and what is wanted of it.
 _APPROVED: Final = "t.state = 'APPROVED' AND t.state <> 'INVOICED'"
-# OFFSET 0 keeps this a look-up for each engagement, also where a run has told the planner to join by index only; so in `_RECORD`.
+# OFFSET 0 keeps this a look-up for each engagement, also where a run has told the planner to join by index only and not to sort; so in
+# `_RECORD`. The order is that of the index: another one would have the planner read another index of the firm from end to end.
 _BILLABLE = f"""
 SELECT d.id, t.*
 FROM unnest(%(ids)s::uuid[], %(untils)s::date[]) AS d (id, until)
 CROSS JOIN LATERAL (
     SELECT t.id, t.person, t.role, t.work_date, t.minutes - t.written_down_minutes AS minutes, t.rate, t.description
     FROM time_entry t WHERE t.firm_id = %(firm_id)s AND t.engagement_id = d.id AND {_APPROVED} AND t.work_date < coalesce(d.until, 'infinity')
-    ORDER BY t.id OFFSET 0 {{lock}}) t
+    ORDER BY t.work_date, t.id OFFSET 0 {{lock}}) t
 """
 _TERMS = f"""
 SELECT e.id, {HOURLY_TERMS},
@@ -87,14 +88,18 @@ WHERE e.firm_id = %(firm_id)s AND e.id = d.id
 """
 
 
+def billable_statement(*, lock: bool) -> str:
+    """What `billable` asks."""
+    return _BILLABLE.format(lock="FOR NO KEY UPDATE OF t" if lock else "")
+
+
 async def billable(
     uow: UnitOfWork, untils: Mapping[UUID, date | None], *, lock: bool
 ) -> dict[UUID, list[BillableTime]]:
-    """The approved entries of the engagements that were worked before their day (None: all), locked when asked, in id order."""
+    """The approved entries of the engagements that were worked before their day (None: all), locked when asked, by day and id."""
     params = {"firm_id": uow.firm_id, "ids": list(untils), "untils": list(untils.values())}
     # Planned anew each time: a kept plan would be that of small tables.
-    statement = _BILLABLE.format(lock="FOR NO KEY UPDATE OF t" if lock else "")
-    cursor = await uow.conn.execute(statement, params, prepare=False)
+    cursor = await uow.conn.execute(billable_statement(lock=lock), params, prepare=False)
     result: dict[UUID, list[BillableTime]] = {}
     for row in await cursor.fetchall():
         result.setdefault(row[0], []).append(BillableTime._make(row[1:]))

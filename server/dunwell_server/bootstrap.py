@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -369,5 +370,5 @@ async def open_application(
         await database.close()
 
 
-def _something_to_collect(uow: UnitOfWork) -> Question[bool]:
-    return collect_next_due(uow).then(lambda due: due is not None and due <= uow.now)
+def _something_to_collect(uow: UnitOfWork, at: datetime) -> Question[bool]:
+    return collect_next_due(uow).then(lambda due: due is not None and due <= at)

@@ -41,7 +41,7 @@ def daily_run_id(firm_id: UUID, kind: RunKind, day: date) -> UUID:
     return derive_uuid("daily run", firm_id, kind.value, day.isoformat())
 
 
-def always(uow: UnitOfWork) -> Question[bool]:
+def always(uow: UnitOfWork, _: datetime) -> Question[bool]:
     """A run that is started each day, so that its absence means a missed tick and nothing else."""
     return known(uow, True)
 
@@ -54,10 +54,10 @@ class DailyRun:
         kind: WorkKind,
         run_kind: RunKind,
         at: Callable[[FirmSettings], time],
-        is_needed: Callable[[UnitOfWork], Question[bool]] = always,
+        is_needed: Callable[[UnitOfWork, datetime], Question[bool]] = always,
         has_work: Callable[[UnitOfWork, date], Question[bool]] | None = None,
     ) -> None:
-        """`is_needed`: whether the day has a run at all. `has_work`: whether the run of a day would find something; one that would not has
+        """`is_needed`: whether there is a run at an instant, as things stand. `has_work`: whether the run of a day would find something; one that would not has
         ended when it is created."""
         self.kind = kind
         self._run_kind = run_kind
@@ -66,9 +66,14 @@ class DailyRun:
         self._has_work = has_work
 
     def next_due(self, uow: UnitOfWork) -> Question[datetime | None]:
-        """The time of day that comes next; now, where the last one was missed."""
+        """The time of day that comes next; now, where the last one was missed.
+
+        A test clock, whose next step is asked for after every step, is not stopped at times of day without a run.
+        """
         following = next_local_time(uow.now, self._at(uow.firm.settings), uow.firm.settings.zone)
-        return self._is_missed(uow).then(lambda is_missed: uow.now if is_missed else following)
+        stops = self._is_needed(uow, following) if uow.clock.is_test else known(uow, True)
+        said = together(uow, [self._is_missed(uow), stops])
+        return said.then(lambda said: uow.now if said[0] else following if said[1] else None)
 
     async def work(self, database: Database, context: CallContext) -> None:
         """Queue the day's run, unless it exists, the firm is younger than the tick, or nothing is to be done."""
@@ -90,7 +95,7 @@ class DailyRun:
         tick = local_instant(day, self._at(settings), settings.zone)
         values = {"id": daily_run_id(uow.firm_id, self._run_kind, day), "tick": tick}
         ticked: Question[bool] = ask(uow, _TICKED, values)
-        return together(uow, [ticked, self._is_needed(uow)]).then(lambda said: not said[0] and said[1])
+        return together(uow, [ticked, self._is_needed(uow, uow.now)]).then(lambda said: not said[0] and said[1])
 
 
 class DailyMarks:

@@ -227,7 +227,7 @@ async def test_an_account_that_refuses_us_is_told_and_ends_the_run(world: World)
 
 async def test_a_day_without_payments_and_a_test_clock_need_no_run(world: World, db: Database) -> None:
     async with world.db.transaction(world.context, write=False) as uow:
-        assert not await something_to_reconcile(uow)
+        assert not await something_to_reconcile(uow, uow.now)
     real = await support.add_firm(db)
     async with db.transaction(real, write=False) as uow:
-        assert not await something_to_reconcile(uow)
+        assert not await something_to_reconcile(uow, uow.now)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime, time, timedelta
 
 from dunwell_server.platform import runs
 from dunwell_server.platform.context import CallContext
 from dunwell_server.platform.database import Database
+from dunwell_server.platform.questions import known
 from dunwell_server.platform.runs import RunKind
 from dunwell_server.platform.work import WorkKind
 from dunwell_server.scheduler.daily import DailyRun
@@ -34,6 +35,28 @@ async def test_the_first_run_waits_for_the_first_tick_after_the_firm_began(db: D
     assert await due(db, firm) == datetime(2026, 3, 11, 1, tzinfo=UTC)
     await DAILY.work(db, firm)
     assert await days(db, firm) == []
+
+
+async def test_a_test_clock_stops_only_where_a_run_would_start(db: Database, make_firm: MakeFirm) -> None:
+    noon, tick = datetime(2026, 3, 10, 12, tzinfo=UTC), datetime(2026, 3, 11, 3, tzinfo=UTC)
+
+    def later(needed_from: datetime) -> DailyRun:
+        return DailyRun(
+            WorkKind.CHARGES,
+            RunKind.COLLECTION,
+            lambda settings: settings.collection_run_time,
+            lambda uow, at: known(uow, at >= needed_from),
+        )
+
+    async def next_due(firm: CallContext, needed_from: datetime) -> datetime | None:
+        async with db.transaction(firm, write=False) as uow:
+            return await later(needed_from).next_due(uow)
+
+    firm = await make_firm(clock=noon, collection_run_time=time(3))
+    assert await next_due(firm, tick) == tick
+    assert await next_due(firm, tick + timedelta(seconds=1)) is None
+    on_real_time = await make_firm(collection_run_time=time(3))
+    assert await next_due(on_real_time, datetime.max.replace(tzinfo=UTC)) is not None
 
 
 async def test_missed_ticks_are_made_up_for_by_one_run(db: Database, make_firm: MakeFirm) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -189,7 +190,7 @@ def _alert(run_id: UUID, account: ProviderAccount, finding: Finding) -> Change:
     )
 
 
-def something_to_reconcile(uow: UnitOfWork) -> Question[bool]:
+def something_to_reconcile(uow: UnitOfWork, _: datetime) -> Question[bool]:
     """Whether the day's run has anything to compare. A firm on a test clock is reconciled when asked only: its days pass in moments."""
     return known(uow, False) if uow.clock.is_test else store.used_lately(uow)
 

@@ -13,7 +13,7 @@ from dunwell_server.billing.model import Client, ClientState, Invoice, InvoiceSt
 from dunwell_server.kernel import ids
 from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.kernel.ids import Prefix
-from dunwell_server.kernel.money import is_currency
+from dunwell_server.kernel.money import known_currency
 
 _PREFIXES: Final = {
     "Client": Prefix.CLIENT,
@@ -74,23 +74,11 @@ def refuse_archived(client: Client, what: str) -> None:
         )
 
 
-def check_currency(code: str, field: str) -> str:
-    """`code`, if it is a currency that can be billed in; UNKNOWN_CURRENCY naming `field` otherwise."""
-    if not is_currency(code):
-        raise DunwellError(
-            Reason.UNKNOWN_CURRENCY,
-            f"{code[:8]!r} is not an ISO 4217 currency code that can be billed in",
-            field=field,
-            metadata={"currency_code": code[:8]},
-        )
-    return code
-
-
 def currency_of(given: str | None, client: Client, field: str) -> str:
     """The currency of something of the client: as given, which must be the client's, or the client's."""
     if given is None or given == client.currency_code:
         return client.currency_code
-    check_currency(given, field)
+    known_currency(given, field)
     raise currency_mismatch(given, client.currency_code, field)
 
 

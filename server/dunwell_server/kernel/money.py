@@ -54,17 +54,21 @@ def is_currency(code: str) -> bool:
     return code in _EXPONENTS
 
 
+def known_currency(code: str, field: str = "currency_code") -> str:
+    """Return ``code`` if something can be billed in it, else raise UNKNOWN_CURRENCY naming ``field``."""
+    if is_currency(code):
+        return code
+    raise DunwellError(
+        Reason.UNKNOWN_CURRENCY,
+        f"{code[:8]!r} is not an ISO 4217 currency code that can be billed in",
+        field=field,
+        metadata={"currency_code": code[:8]},
+    )
+
+
 def exponent(currency: str) -> int:
     """Decimals of the currency's minor unit: 2 for USD, 0 for JPY, 3 for KWD. Raises UNKNOWN_CURRENCY."""
-    try:
-        return _EXPONENTS[currency]
-    except KeyError:
-        raise DunwellError(
-            Reason.UNKNOWN_CURRENCY,
-            f"{currency[:8]!r} is not an ISO 4217 currency code that can be billed in",
-            field="currency_code",
-            metadata={"currency_code": currency[:8]},
-        ) from None
+    return _EXPONENTS[known_currency(currency)]
 
 
 def check_int64(value: int, field: str = "amount_minor") -> int:

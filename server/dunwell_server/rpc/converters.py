@@ -17,7 +17,7 @@ from google.type.decimal_pb2 import Decimal as DecimalMessage
 from dunwell.v1 import money_pb2
 from dunwell_server.kernel import ids
 from dunwell_server.kernel.errors import DunwellError, Reason, field_invalid
-from dunwell_server.kernel.money import Money
+from dunwell_server.kernel.money import Money, known_currency
 from dunwell_server.kernel.paging import PageToken, SortValue, filter_hash, page_size
 from dunwell_server.rpc.current import current_call
 
@@ -82,6 +82,11 @@ def seconds(message: Duration) -> float:
 def money_message(amount: Money | None) -> money_pb2.Money | None:
     """An amount; None stays None."""
     return None if amount is None else money_pb2.Money(currency_code=amount.currency, amount_minor=amount.minor)
+
+
+def optional_currency(code: str, field: str) -> str | None:
+    """A currency code; None where it is not set. UNKNOWN_CURRENCY naming the field."""
+    return known_currency(code, field) if code else None
 
 
 def money(message: money_pb2.Money, field: str) -> Money:

@@ -17,7 +17,6 @@ from dunwell_server.kernel.ids import Prefix
 from dunwell_server.platform.context import Role
 from tests.rpc.billing.conftest import NOON, Served
 from tests.rpc.billing.requests import line, mask, new_client, new_invoice, unknown, usd
-from tests.rpc.floor.fakes import Failure
 
 LATER = Timestamp()
 LATER.FromDatetime(NOON + timedelta(days=3))
@@ -26,10 +25,6 @@ LATER.FromDatetime(NOON + timedelta(days=3))
 def grant_request(client_id: str, minor: int = 5000, **fields: Any) -> pb.GrantCreditRequest:
     values = {"client_id": client_id, "kind": credit_pb2.CREDIT_KIND_GOODWILL, "amount": usd(minor), **fields}
     return pb.GrantCreditRequest(**values)
-
-
-def fields_of(failed: Failure) -> list[str]:
-    return [violation.field for violation in failed.details["BadRequest"].field_violations]
 
 
 async def granted(served: Served, client_id: str, minor: int = 5000, **fields: Any) -> credit_pb2.CreditEntry:
@@ -144,7 +139,7 @@ async def test_entries_come_in_pages(served: Served) -> None:
 async def test_a_grant_is_checked(served: Served, fields: dict[str, Any], reason: str, field: str) -> None:
     client = await new_client(served)
     failed = await served.refused("GrantCredit", grant_request(client.id, **fields))
-    assert (failed.reason, fields_of(failed)[:1]) == (reason, [field])
+    assert (failed.reason, failed.fields[:1]) == (reason, [field])
 
 
 async def test_a_credit_note_by_amount_and_by_lines(served: Served) -> None:
@@ -193,7 +188,7 @@ async def test_what_credit_paid_goes_back_by_a_note(served: Served) -> None:
     invoice = await new_invoice(served, client.id)
     request = pb.CreateCreditNoteRequest(invoice_id=invoice.id)
     failed = await served.refused("CreateCreditNote", request)
-    assert (failed.reason, fields_of(failed)) == ("FIELD_INVALID", ["excess"])
+    assert (failed.reason, failed.fields) == ("FIELD_INVALID", ["excess"])
     request.excess = credit_note_pb2.CREDIT_NOTE_EXCESS_REFUND_PAYABLE
     note = (await served.call("CreateCreditNote", request)).credit_note
     assert (note.amount_applied, note.amount_released, note.amount_payable, note.amount_credited) == (

@@ -105,6 +105,19 @@ async def test_what_cannot_be_rendered_is_refused(served: Served, fields: dict[s
     assert refused.reason == reason
 
 
+async def test_a_statement_in_no_currency_is_refused_naming_the_field(served: Served) -> None:
+    client = await new_client(served)
+    asked = pb.StatementRange(
+        client_id=client.id, start_date=day(2026, 3, 1), end_date=day(2026, 4, 1), currency_code="ZZZ"
+    )
+    refused = await served.refused("RenderDocument", pb.RenderDocumentRequest(statement=asked))
+    assert (refused.reason, refused.fields, refused.metadata) == (
+        "UNKNOWN_CURRENCY",
+        ["statement.currency_code"],
+        {"currency_code": "ZZZ"},
+    )
+
+
 async def test_another_firms_invoice_is_not_found(served: Served) -> None:
     invoice = await new_invoice(served, (await new_client(served)).id)
     other = (await support.add_firm(served.db)).firm_id

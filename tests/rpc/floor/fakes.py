@@ -228,6 +228,11 @@ class Failure:
         """ErrorInfo's metadata."""
         return dict(self.details["ErrorInfo"].metadata)
 
+    @property
+    def fields(self) -> list[str]:
+        """The fields that BadRequest names."""
+        return [violation.field for violation in self.details["BadRequest"].field_violations]
+
 
 def taken_apart(error: grpc.aio.AioRpcError) -> Failure:
     """Code, message and details of an error."""

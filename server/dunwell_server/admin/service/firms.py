@@ -15,7 +15,7 @@ from dunwell_server.admin.store import firms
 from dunwell_server.kernel import calendar
 from dunwell_server.kernel.errors import DunwellError, FieldViolation, Reason, field_invalid
 from dunwell_server.kernel.ids import Prefix, encode, uuid7
-from dunwell_server.kernel.money import is_currency
+from dunwell_server.kernel.money import known_currency
 from dunwell_server.platform.context import Role
 from dunwell_server.platform.crypto import Vault, account_aad
 from dunwell_server.platform.database import UnitOfWork
@@ -129,7 +129,7 @@ async def update(uow: UnitOfWork, changed: FirmRecord, fields: Sequence[str], in
 
 def check(settings: FirmSettings) -> None:
     """What the contract's rules cannot tell of settings. UNKNOWN_CURRENCY, UNKNOWN_TIME_ZONE, FIELD_INVALID naming the fields."""
-    check_currency(settings.currency_code, "firm.currency_code")
+    known_currency(settings.currency_code, "firm.currency_code")
     try:
         calendar.zone(settings.time_zone)
     except DunwellError as error:
@@ -137,7 +137,7 @@ def check(settings: FirmSettings) -> None:
     limits = {"approval_limits": settings.approval_limits, "refund_approval_limits": settings.refund_approval_limits}
     for name, chosen in limits.items():
         for index, currency in enumerate(chosen):
-            check_currency(currency, f"firm.{name}[{index}].currency_code")
+            known_currency(currency, f"firm.{name}[{index}].currency_code")
     violations = [
         FieldViolation(f"firm.retry_policy.wait_days[{index}]", f"must be 1 to {MAX_RETRY_WAIT_DAYS} days")
         for index, days in enumerate(settings.retry.wait_days)
@@ -153,13 +153,6 @@ def check(settings: FirmSettings) -> None:
         raise DunwellError(Reason.FIELD_INVALID, violations[0].description, violations=violations)
     if not settings.numbering.prefix:
         raise field_invalid("firm.numbering.prefix", "must not be empty")
-
-
-def check_currency(code: str, field: str) -> None:
-    """UNKNOWN_CURRENCY naming the field, for a code that nothing can be billed in."""
-    if not is_currency(code):
-        message = f"{code[:8]!r} is not an ISO 4217 currency code that can be billed in"
-        raise DunwellError(Reason.UNKNOWN_CURRENCY, message, field=field, metadata={"field": field})
 
 
 async def _with_provider(uow: UnitOfWork, firm: FirmRecord, installation: Installation) -> FirmRecord:

@@ -31,6 +31,7 @@ from dunwell_server.rpc.converters import (
     expected_version,
     id_value,
     money,
+    optional_currency,
     optional_date,
     optional_decimal,
     optional_id,
@@ -143,7 +144,7 @@ def _grant(request: pb.GrantCreditRequest) -> Grant:
 def _entry_query(request: pb.ListCreditEntriesRequest) -> EntryQuery:
     return EntryQuery(
         client_id=id_value(Prefix.CLIENT, request.client_id, "client_id"),
-        currency_code=request.currency_code or None,
+        currency_code=optional_currency(request.currency_code, "currency_code"),
         kinds=[credit_kind(kind).value for kind in request.kinds],
         only_open=request.only_open,
     )

@@ -13,7 +13,7 @@ from dunwell_server.billing.rpc.parts import BillingHandlers
 from dunwell_server.billing.service.documents import Form, Wanted
 from dunwell_server.kernel.errors import field_invalid
 from dunwell_server.kernel.ids import Prefix
-from dunwell_server.rpc.converters import civil_date, id_value, timestamp
+from dunwell_server.rpc.converters import civil_date, id_value, optional_currency, timestamp
 from dunwell_server.rpc.current import current_call
 
 CHUNK: Final = 65_536
@@ -57,7 +57,7 @@ def wanted_of(request: pb.RenderDocumentRequest) -> Wanted:
             locale,
             start=civil_date(statement.start_date, "statement.start_date"),
             end=civil_date(statement.end_date, "statement.end_date"),
-            currency_code=statement.currency_code or None,
+            currency_code=optional_currency(statement.currency_code, "statement.currency_code"),
         )
     kind, prefix = _OBJECTS[chosen or "invoice_id"]
     return Wanted(

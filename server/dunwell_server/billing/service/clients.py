@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 from uuid import UUID
 
-from dunwell_server.billing.errors import check_currency, check_version, external_id_unique, not_found
+from dunwell_server.billing.errors import check_version, external_id_unique, not_found
 from dunwell_server.billing.model import Client, TaxStatus
 from dunwell_server.billing.service.journal import client_change
 from dunwell_server.billing.service.pricing import firm_place
@@ -17,6 +17,7 @@ from dunwell_server.billing.store.rows import PageRequest
 from dunwell_server.billing.tax_ids import country_of, invalid_tax_id
 from dunwell_server.kernel.errors import DunwellError, Reason, field_invalid
 from dunwell_server.kernel.ids import Prefix, encode, uuid7
+from dunwell_server.kernel.money import known_currency
 from dunwell_server.ledger import service as ledger
 from dunwell_server.ledger.service import ClientBalance
 from dunwell_server.platform import journal
@@ -109,7 +110,7 @@ async def list_clients(uow: UnitOfWork, query: ClientQuery, page: PageRequest) -
 
 
 def _currency(uow: UnitOfWork, given: str | None) -> str:
-    return check_currency(given, "client.currency_code") if given else uow.firm.settings.currency_code
+    return known_currency(given, "client.currency_code") if given else uow.firm.settings.currency_code
 
 
 async def check_provider(uow: UnitOfWork, provider: str | None) -> None:

@@ -10,7 +10,7 @@ from uuid import UUID
 from psycopg.errors import CheckViolation, UniqueViolation
 
 from dunwell_server.billing.coupons import Coupon, CouponRedemption
-from dunwell_server.billing.errors import check_currency, not_found, refuse_archived
+from dunwell_server.billing.errors import not_found, refuse_archived
 from dunwell_server.billing.model import InvoiceDiscount
 from dunwell_server.billing.service.clients import get_client
 from dunwell_server.billing.service.engagements import today
@@ -22,6 +22,7 @@ from dunwell_server.billing.store.coupons import CouponQuery, NewCoupon
 from dunwell_server.billing.store.rows import PageRequest
 from dunwell_server.kernel.errors import DunwellError, Reason, field_invalid
 from dunwell_server.kernel.ids import Prefix, encode
+from dunwell_server.kernel.money import known_currency
 from dunwell_server.platform import journal
 from dunwell_server.platform.database import UnitOfWork
 from dunwell_server.platform.journal import Category, Change
@@ -44,7 +45,7 @@ _CAUSES: Final = {
 async def create_coupon(uow: UnitOfWork, new: NewCoupon) -> Coupon:
     """Add a coupon. Errors: ALREADY_EXISTS, UNKNOWN_CURRENCY, PERIOD_INVALID."""
     if new.currency_code is not None:
-        check_currency(new.currency_code, "coupon.amount.currency_code")
+        known_currency(new.currency_code, "coupon.amount.currency_code")
     if new.valid_from_date and new.valid_until_date and new.valid_until_date <= new.valid_from_date:
         raise DunwellError(Reason.PERIOD_INVALID, "a coupon must end after it begins", field="coupon.valid_until_date")
     try:

@@ -13,7 +13,7 @@ from typing import Final
 from uuid import UUID
 
 from dunwell_server.billing import credit_rules
-from dunwell_server.billing.errors import check_currency, invoice_conflict, not_found
+from dunwell_server.billing.errors import invoice_conflict, not_found
 from dunwell_server.billing.events import AmountDueChanged, InvoicesClosing
 from dunwell_server.billing.model import AutopayStatus, Invoice, InvoiceState
 from dunwell_server.billing.model.credit import (
@@ -40,7 +40,7 @@ from dunwell_server.billing.store.credit import EntryQuery
 from dunwell_server.billing.store.rows import PageRequest
 from dunwell_server.kernel.errors import DunwellError, Reason, field_invalid
 from dunwell_server.kernel.ids import Prefix, encode, uuid7
-from dunwell_server.kernel.money import Money
+from dunwell_server.kernel.money import Money, known_currency
 from dunwell_server.ledger import service as ledger
 from dunwell_server.platform import journal
 from dunwell_server.platform.database import UnitOfWork
@@ -123,7 +123,7 @@ async def grant(uow: UnitOfWork, given: Grant) -> StatedEntry:
     nobody grants."""
     if given.kind not in GRANTABLE:
         raise field_invalid("kind", f"{given.kind} is made by payments and refunds, not granted")
-    currency = check_currency(given.amount.currency, "amount.currency_code")
+    currency = known_currency(given.amount.currency, "amount.currency_code")
     if given.expire_time is not None and given.expire_time <= uow.now:
         raise DunwellError(Reason.PERIOD_INVALID, "credit must not have expired when it is given", field="expire_time")
     client = await get_client(uow, given.client_id, lock=True)

@@ -11,7 +11,7 @@ from dunwell_server.billing.exchange import Rate, convert
 from dunwell_server.billing.store import exchange_rates as store
 from dunwell_server.kernel.errors import DunwellError, Reason, field_invalid
 from dunwell_server.kernel.ids import uuid7
-from dunwell_server.kernel.money import exponent
+from dunwell_server.kernel.money import known_currency
 from dunwell_server.platform import journal
 from dunwell_server.platform.database import UnitOfWork
 from dunwell_server.platform.journal import Category, Change
@@ -42,14 +42,6 @@ async def set_rates(uow: UnitOfWork, rates: Sequence[Rate]) -> None:
         Category.BILLING, "exchange_rates_set", "exchange_rates", uuid7(), "exchange_rates.set", metadata=metadata
     )
     await journal.record(uow, change)
-
-
-def known_currency(code: str, field: str) -> None:
-    """UNKNOWN_CURRENCY naming `field`."""
-    try:
-        exponent(code)
-    except DunwellError as error:
-        raise DunwellError(error.reason, error.message, field=field, metadata=error.metadata) from None
 
 
 class Converter:

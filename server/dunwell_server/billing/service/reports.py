@@ -16,7 +16,7 @@ from dunwell_server.billing.exchange import Rate
 from dunwell_server.billing.model import InvoiceState
 from dunwell_server.billing.service.clients import get_client
 from dunwell_server.billing.service.engagements import get_engagement, today
-from dunwell_server.billing.service.exchange import Converter, converter, known_currency
+from dunwell_server.billing.service.exchange import Converter, converter
 from dunwell_server.billing.service.invoices import get_invoice
 from dunwell_server.billing.store import aging as aging_store
 from dunwell_server.billing.store import reports as store
@@ -25,6 +25,7 @@ from dunwell_server.billing.store.revenue_schedules import ScheduleQuery
 from dunwell_server.billing.store.rows import PageRequest
 from dunwell_server.kernel.calendar import day_start
 from dunwell_server.kernel.errors import DunwellError, Reason
+from dunwell_server.kernel.money import known_currency
 from dunwell_server.platform.database import Row, UnitOfWork
 
 LONGEST_RANGE: Final = 3660

@@ -21,7 +21,7 @@ from dunwell_server.payments.store import syncing
 from dunwell_server.platform.context import CallContext, Role
 from dunwell_server.platform.database import UnitOfWork
 from dunwell_server.platform.runs import RunKind
-from dunwell_server.rpc.converters import enum_value, id_text, id_value, optional_instant
+from dunwell_server.rpc.converters import enum_value, id_text, id_value, optional_currency, optional_instant
 from dunwell_server.rpc.current import current_call
 from dunwell_server.rpc.run_progress import tail_run
 
@@ -70,11 +70,11 @@ class ReconciliationHandlers(PaymentHandlers):
 
     async def GetPaymentReport(self, request: pb.GetPaymentReportRequest, context: Any) -> pb.GetPaymentReportResponse:
         since, until = _range(request, "range")
+        currency = optional_currency(request.currency_code, "currency_code")
 
         async def read(uow: UnitOfWork) -> pb.GetPaymentReportResponse:
-            found = await reports.payment_report(
-                uow, since, until, currency=request.currency_code or None, provider=request.provider or None
-            )
+            provider = request.provider or None
+            found = await reports.payment_report(uow, since, until, currency=currency, provider=provider)
             return pb.GetPaymentReportResponse(report=report_message(found, id_text(Prefix.FIRM, uow.firm_id)))
 
         return await self._calls.read(read)

@@ -498,7 +498,7 @@ class BillingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListInvoices(self, request, context):
-        """Lists invoices, without their lines. Returns PERIOD_INVALID.
+        """Lists invoices, without their lines. Returns PERIOD_INVALID, UNKNOWN_CURRENCY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -590,7 +590,7 @@ class BillingServiceServicer:
 
     def ListCreditEntries(self, request, context):
         """The statement of a client's credit: entries with their uses and the balance after each. Returns RESOURCE_NOT_FOUND,
-        PAGE_TOKEN_INVALID, PAGE_TOKEN_MISMATCH.
+        UNKNOWN_CURRENCY, PAGE_TOKEN_INVALID, PAGE_TOKEN_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -617,7 +617,8 @@ class BillingServiceServicer:
         """Renders an invoice, a receipt, a credit note or a statement, in the client's language, and streams it: a header,
         then its bytes in order. The first rendering of a finalised invoice, and of a credit note, in a format and a locale
         is kept, and answers every later request for it byte for byte, whatever has changed since. Returns
-        RESOURCE_NOT_FOUND, PERIOD_INVALID, STATE_CONFLICT for the receipt of a payment that has not succeeded.
+        RESOURCE_NOT_FOUND, PERIOD_INVALID, UNKNOWN_CURRENCY, STATE_CONFLICT for the receipt of a payment that has not
+        succeeded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

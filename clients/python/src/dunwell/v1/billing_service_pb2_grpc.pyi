@@ -136,7 +136,7 @@ class BillingServiceStub:
     GetInvoice: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.GetInvoiceRequest, _billing_service_pb2.GetInvoiceResponse]
     """Reads an invoice with its lines. Returns RESOURCE_NOT_FOUND."""
     ListInvoices: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.ListInvoicesRequest, _billing_service_pb2.ListInvoicesResponse]
-    """Lists invoices, without their lines. Returns PERIOD_INVALID."""
+    """Lists invoices, without their lines. Returns PERIOD_INVALID, UNKNOWN_CURRENCY."""
     UpdateInvoice: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.UpdateInvoiceRequest, _billing_service_pb2.UpdateInvoiceResponse]
     """Changes a draft; of a finalised invoice only `external_id` and `metadata`: the rest is STATE_CONFLICT. Returns
     RESOURCE_NOT_FOUND, EXTERNAL_ID_TAKEN, AMOUNT_OUT_OF_RANGE, PERIOD_INVALID.
@@ -180,7 +180,7 @@ class BillingServiceStub:
     """What a client's credit is, per currency. Returns RESOURCE_NOT_FOUND."""
     ListCreditEntries: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.ListCreditEntriesRequest, _billing_service_pb2.ListCreditEntriesResponse]
     """The statement of a client's credit: entries with their uses and the balance after each. Returns RESOURCE_NOT_FOUND,
-    PAGE_TOKEN_INVALID, PAGE_TOKEN_MISMATCH.
+    UNKNOWN_CURRENCY, PAGE_TOKEN_INVALID, PAGE_TOKEN_MISMATCH.
     """
     WriteOffInvoice: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.WriteOffInvoiceRequest, _billing_service_pb2.WriteOffInvoiceResponse]
     """Writes off what is still due of a finalised invoice. It may be paid all the same. Cancels its collection. Returns
@@ -195,7 +195,8 @@ class BillingServiceStub:
     """Renders an invoice, a receipt, a credit note or a statement, in the client's language, and streams it: a header,
     then its bytes in order. The first rendering of a finalised invoice, and of a credit note, in a format and a locale
     is kept, and answers every later request for it byte for byte, whatever has changed since. Returns
-    RESOURCE_NOT_FOUND, PERIOD_INVALID, STATE_CONFLICT for the receipt of a payment that has not succeeded.
+    RESOURCE_NOT_FOUND, PERIOD_INVALID, UNKNOWN_CURRENCY, STATE_CONFLICT for the receipt of a payment that has not
+    succeeded.
     """
     CreateTaxRate: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.CreateTaxRateRequest, _billing_service_pb2.CreateTaxRateResponse]
     """Creates a tax rate. Invoices issued while it is valid are taxed by it, drafts included when they are finalised.
@@ -343,7 +344,7 @@ class BillingServiceAsyncStub(BillingServiceStub):
     GetInvoice: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.GetInvoiceRequest, _billing_service_pb2.GetInvoiceResponse]  # type: ignore[assignment]
     """Reads an invoice with its lines. Returns RESOURCE_NOT_FOUND."""
     ListInvoices: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.ListInvoicesRequest, _billing_service_pb2.ListInvoicesResponse]  # type: ignore[assignment]
-    """Lists invoices, without their lines. Returns PERIOD_INVALID."""
+    """Lists invoices, without their lines. Returns PERIOD_INVALID, UNKNOWN_CURRENCY."""
     UpdateInvoice: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.UpdateInvoiceRequest, _billing_service_pb2.UpdateInvoiceResponse]  # type: ignore[assignment]
     """Changes a draft; of a finalised invoice only `external_id` and `metadata`: the rest is STATE_CONFLICT. Returns
     RESOURCE_NOT_FOUND, EXTERNAL_ID_TAKEN, AMOUNT_OUT_OF_RANGE, PERIOD_INVALID.
@@ -387,7 +388,7 @@ class BillingServiceAsyncStub(BillingServiceStub):
     """What a client's credit is, per currency. Returns RESOURCE_NOT_FOUND."""
     ListCreditEntries: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.ListCreditEntriesRequest, _billing_service_pb2.ListCreditEntriesResponse]  # type: ignore[assignment]
     """The statement of a client's credit: entries with their uses and the balance after each. Returns RESOURCE_NOT_FOUND,
-    PAGE_TOKEN_INVALID, PAGE_TOKEN_MISMATCH.
+    UNKNOWN_CURRENCY, PAGE_TOKEN_INVALID, PAGE_TOKEN_MISMATCH.
     """
     WriteOffInvoice: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.WriteOffInvoiceRequest, _billing_service_pb2.WriteOffInvoiceResponse]  # type: ignore[assignment]
     """Writes off what is still due of a finalised invoice. It may be paid all the same. Cancels its collection. Returns
@@ -402,7 +403,8 @@ class BillingServiceAsyncStub(BillingServiceStub):
     """Renders an invoice, a receipt, a credit note or a statement, in the client's language, and streams it: a header,
     then its bytes in order. The first rendering of a finalised invoice, and of a credit note, in a format and a locale
     is kept, and answers every later request for it byte for byte, whatever has changed since. Returns
-    RESOURCE_NOT_FOUND, PERIOD_INVALID, STATE_CONFLICT for the receipt of a payment that has not succeeded.
+    RESOURCE_NOT_FOUND, PERIOD_INVALID, UNKNOWN_CURRENCY, STATE_CONFLICT for the receipt of a payment that has not
+    succeeded.
     """
     CreateTaxRate: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.CreateTaxRateRequest, _billing_service_pb2.CreateTaxRateResponse]  # type: ignore[assignment]
     """Creates a tax rate. Invoices issued while it is valid are taxed by it, drafts included when they are finalised.
@@ -685,7 +687,7 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _billing_service_pb2.ListInvoicesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_billing_service_pb2.ListInvoicesResponse, _abc.Awaitable[_billing_service_pb2.ListInvoicesResponse]]:
-        """Lists invoices, without their lines. Returns PERIOD_INVALID."""
+        """Lists invoices, without their lines. Returns PERIOD_INVALID, UNKNOWN_CURRENCY."""
 
     @_abc_1.abstractmethod
     def UpdateInvoice(
@@ -795,7 +797,7 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_billing_service_pb2.ListCreditEntriesResponse, _abc.Awaitable[_billing_service_pb2.ListCreditEntriesResponse]]:
         """The statement of a client's credit: entries with their uses and the balance after each. Returns RESOURCE_NOT_FOUND,
-        PAGE_TOKEN_INVALID, PAGE_TOKEN_MISMATCH.
+        UNKNOWN_CURRENCY, PAGE_TOKEN_INVALID, PAGE_TOKEN_MISMATCH.
         """
 
     @_abc_1.abstractmethod
@@ -828,7 +830,8 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         """Renders an invoice, a receipt, a credit note or a statement, in the client's language, and streams it: a header,
         then its bytes in order. The first rendering of a finalised invoice, and of a credit note, in a format and a locale
         is kept, and answers every later request for it byte for byte, whatever has changed since. Returns
-        RESOURCE_NOT_FOUND, PERIOD_INVALID, STATE_CONFLICT for the receipt of a payment that has not succeeded.
+        RESOURCE_NOT_FOUND, PERIOD_INVALID, UNKNOWN_CURRENCY, STATE_CONFLICT for the receipt of a payment that has not
+        succeeded.
         """
 
     @_abc_1.abstractmethod

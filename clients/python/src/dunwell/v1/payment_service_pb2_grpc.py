@@ -399,7 +399,7 @@ class PaymentServiceServicer:
 
     def GetPaymentReport(self, request, context):
         """Reports how collection went: failure rates, what retries recovered, money at risk, cards about to expire. Returns
-        PERIOD_INVALID.
+        PERIOD_INVALID, UNKNOWN_CURRENCY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -150,7 +150,7 @@ class PaymentServiceStub:
     """
     GetPaymentReport: _grpc.UnaryUnaryMultiCallable[_payment_service_pb2.GetPaymentReportRequest, _payment_service_pb2.GetPaymentReportResponse]
     """Reports how collection went: failure rates, what retries recovered, money at risk, cards about to expire. Returns
-    PERIOD_INVALID.
+    PERIOD_INVALID, UNKNOWN_CURRENCY.
     """
 
 @_typing.type_check_only
@@ -275,7 +275,7 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     """
     GetPaymentReport: _aio.UnaryUnaryMultiCallable[_payment_service_pb2.GetPaymentReportRequest, _payment_service_pb2.GetPaymentReportResponse]  # type: ignore[assignment]
     """Reports how collection went: failure rates, what retries recovered, money at risk, cards about to expire. Returns
-    PERIOD_INVALID.
+    PERIOD_INVALID, UNKNOWN_CURRENCY.
     """
 
 class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -553,7 +553,7 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_payment_service_pb2.GetPaymentReportResponse, _abc.Awaitable[_payment_service_pb2.GetPaymentReportResponse]]:
         """Reports how collection went: failure rates, what retries recovered, money at risk, cards about to expire. Returns
-        PERIOD_INVALID.
+        PERIOD_INVALID, UNKNOWN_CURRENCY.
         """
 
 def add_PaymentServiceServicer_to_server(servicer: PaymentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -52,7 +52,7 @@ BUGS = (
     Bug(
         "an unclear answer counts as a refusal to send",
         f"{SERVER}/payments/reading.py",
-        "            return Unknown(_why(outcome))\n",
+        "            return Unknown(_why(outcome), _other_money(outcome))\n",
         "            return NotSent(_why(outcome))\n",
         "tests/integration/payments/test_unknown.py",
     ),

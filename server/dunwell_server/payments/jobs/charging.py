@@ -19,7 +19,7 @@ from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.payments.evidence import NotSent, Unknown
 from dunwell_server.payments.jobs.gateways import Gateway, Gateways
 from dunwell_server.payments.jobs.opening import Answer, PageAnswer, open_page
-from dunwell_server.payments.jobs.recording import Recorder
+from dunwell_server.payments.jobs.recording import WRITERS_OF_A_CLOCK, Recorder
 from dunwell_server.payments.jobs.translation import charge_request, evidence_of, request_digest
 from dunwell_server.payments.model import Claim, Source
 from dunwell_server.payments.service.checkouts import apply_page
@@ -48,6 +48,8 @@ _INTENTS = 20
 """Slots whose intents are recorded in one transaction: what a crash between it and the calls leaves to be asked about."""
 _BULK_TRANSACTIONS = 1
 """Transactions of many slots at once: one keeps a processor of the database busy, and whoever reads meanwhile has the others."""
+_BULK_OF_A_CLOCK = 1 + WRITERS_OF_A_CLOCK
+"""The same where somebody waits for a test clock: intents beside records."""
 
 
 def _recording(context: CallContext) -> CallContext:
@@ -79,7 +81,10 @@ class Charger:
         self.owner = uuid4()
         self._flights = asyncio.Semaphore(concurrency)
         self._transactions = asyncio.Semaphore(transactions)
-        self._bulk = asyncio.Semaphore(_BULK_TRANSACTIONS)
+        self._bulk = {
+            False: asyncio.Semaphore(_BULK_TRANSACTIONS),
+            True: asyncio.Semaphore(_BULK_OF_A_CLOCK),
+        }
         self._recorder = Recorder(self._record_together, self._record_one)
 
     async def transact(self, database: Database, context: CallContext, work: Callable[[UnitOfWork], Awaitable[T]]) -> T:
@@ -112,7 +117,7 @@ class Charger:
             )
 
         try:
-            async with self._bulk:
+            async with self._bulk[context.holds_clock]:
                 orders = await self.transact(database, context, intents)
         except Exception as error:
             log.warning("charges are begun one by one", charges=len(claims), exc_info=error)
@@ -219,7 +224,7 @@ class Charger:
     async def _record_together(
         self, database: Database, context: CallContext, answered: Sequence[Answered]
     ) -> list[Applied]:
-        async with self._bulk:
+        async with self._bulk[context.holds_clock]:
             return await self.transact(database, context, lambda uow: apply_outcomes(uow, answered))
 
     async def _record_one(self, database: Database, context: CallContext, answered: Answered) -> Applied:

@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Final, cast
 
 from dunwell_server.payments.service.outcomes import Answered, Applied
 from dunwell_server.platform.context import CallContext
@@ -21,6 +21,8 @@ log = get_logger(__name__)
 
 TOGETHER: Final = 32
 """Answers of one transaction at most: their clients stay locked until it ends."""
+WRITERS_OF_A_CLOCK: Final = 2
+"""Transactions at once where whoever advances a test clock waits for them; elsewhere there is one, which leaves readers a processor."""
 LINGER_SECONDS: Final = 0.025
 """For how long the first answer waits for others that are awaited: what a record is late by where a limit lets few arrive."""
 
@@ -57,24 +59,26 @@ class Recorder:
         recorded: asyncio.Future[Applied] = asyncio.get_running_loop().create_future()
         queue.waiting.append((answered, recorded))
         queue.look()
-        if queue.task is None:
-            queue.task = asyncio.create_task(self._drain(key, queue, database, context))
+        if queue.wants_writer(WRITERS_OF_A_CLOCK if context.holds_clock else 1):
+            queue.writers.add(asyncio.create_task(self._drain(key, queue, database, context)))
         return await recorded
 
     async def _drain(self, key: _Key, queue: _Queue, database: Database, context: CallContext) -> None:
         try:
             while queue.waiting:
                 await queue.gather()
-                await self._write(database, context, queue.take())
+                if group := queue.take():
+                    await self._write(database, context, group)
         finally:
-            queue.task = None
-            for _, recorded in queue.waiting:
-                recorded.cancel()
-            queue.waiting.clear()
-            self._forget(key, queue)
+            queue.writers.remove(cast("asyncio.Task[None]", asyncio.current_task()))
+            if not queue.writers:
+                for _, recorded in queue.waiting:
+                    recorded.cancel()
+                queue.waiting.clear()
+                self._forget(key, queue)
 
     def _forget(self, key: _Key, queue: _Queue) -> None:
-        if queue.task is None and not queue.expected:
+        if not queue.writers and not queue.expected:
             self._queues.pop(key, None)
 
     async def _write(self, database: Database, context: CallContext, group: Sequence[_Waiting]) -> None:
@@ -118,10 +122,14 @@ class _Queue:
     def __init__(self) -> None:
         self.waiting: deque[_Waiting] = deque()
         self.expected = 0
-        self.task: asyncio.Task[None] | None = None
+        self.writers: set[asyncio.Task[None]] = set()
         self._complete = asyncio.Event()
         self._left_over = False
         """Whether the last group was full, or had a client already: then the next one need not wait for company."""
+
+    def wants_writer(self, most: int) -> bool:
+        """Whether somebody more should write: nobody does, or a whole group waits beside fewer than `most`."""
+        return not self.writers or (len(self.writers) < most and len(self.waiting) >= TOGETHER)
 
     def look(self) -> None:
         """Tell whoever gathers when there is nothing to wait for."""

@@ -189,7 +189,7 @@ class Bench:
             row = connection.execute(_DONE, values).fetchone()
             if row is not None and row[0] >= wanted:
                 return
-            time.sleep(0.2)
+            time.sleep(0.5)
         raise RuntimeError("the drain did not come to its end")
 
 

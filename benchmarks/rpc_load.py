@@ -29,6 +29,8 @@ Metadata = tuple[tuple[str, str], ...]
 CONNECTIONS = 4
 IN_PROGRESS = 48
 """Calls in progress over all connections at saturation: more than the pool has connections, fewer than are refused."""
+FEW = 100.0
+"""Calls per second up to which one connection makes them: several begin their pace at the same moment, so that few calls come in bursts."""
 PROCESSES = 2
 _DEADLINE = "20S"
 _SECONDS = 20.0
@@ -88,9 +90,10 @@ def _h2load(load: Load, answer_bytes: int, seconds: float, rate: float | None) -
         body, log = Path(folder) / "body", Path(folder) / "log"
         message = load.bodies[0]
         body.write_bytes(b"\0" + struct.pack(">I", len(message)) + message)
-        pace = [] if rate is None else ["--rps", f"{rate / CONNECTIONS:.2f}"]
+        connections = CONNECTIONS if rate is None or rate > FEW else 1
+        pace = [] if rate is None else ["--rps", f"{rate / connections:.2f}"]
         command = [
-            "h2load", "-t", "1", "-c", str(CONNECTIONS), "-m", str(IN_PROGRESS // CONNECTIONS), "-D", f"{round(seconds * 1000)}ms",
+            "h2load", "-t", "1", "-c", str(connections), "-m", str(IN_PROGRESS // connections), "-D", f"{round(seconds * 1000)}ms",
             "--warm-up-time", "1", "-d", str(body), "--log-file", str(log), *pace, "-H", "content-type: application/grpc",
             "-H", "te: trailers", "-H", f"grpc-timeout: {_DEADLINE}",
         ]  # fmt: skip

@@ -6,7 +6,6 @@ none, and of texts and JSON, which may as well all be quoted.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from datetime import date, datetime
 from typing import Any, Final
@@ -15,6 +14,8 @@ from uuid import UUID
 from psycopg.abc import AdaptContext, Buffer
 from psycopg.types.array import ListDumper
 from psycopg.types.json import Jsonb
+
+from dunwell_server.platform.json_text import json_text
 
 
 def _quoted(text: str) -> str:
@@ -26,7 +27,7 @@ def _quoted(text: str) -> str:
 def _json(value: Jsonb) -> str:
     if value.dumps is not None:
         raise ValueError("written its own way")
-    return _quoted(json.dumps(value.obj))
+    return _quoted(json_text(value.obj))
 
 
 _PLAIN: Final[dict[type, Callable[[Any], str]]] = {

@@ -7,7 +7,6 @@ with the tenant setting and the firm's row, so that no statement can run outside
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -26,6 +25,7 @@ from dunwell_server.platform.context import CallContext
 from dunwell_server.platform.domain_events import Bus
 from dunwell_server.platform.failpoints import failpoint
 from dunwell_server.platform.firms import Firm, FirmClock, FirmSettings
+from dunwell_server.platform.json_text import json_text
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -35,7 +35,7 @@ DEFAULT_TIMEOUT = 30.0
 """Seconds a transaction's statements may take where the caller set no deadline."""
 CONFLICT_RETRIES = 4
 
-set_json_dumps(lambda value: json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=str))
+set_json_dumps(json_text)
 
 _SETUP = """
 SELECT set_config('app.firm_id', %(firm_text)s, true), set_config('app.actor', %(actor)s, true),

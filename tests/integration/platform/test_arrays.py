@@ -59,6 +59,14 @@ async def test_json_arrives_as_it_is(db: Database) -> None:
             assert await uow.fetch_value(statement, {"values": values}) == said
 
 
+async def test_json_in_a_list_is_what_it_is_alone(db: Database) -> None:
+    value = {"id": _OTHER, "day": date(2024, 2, 29), "amount": Decimal("0.10"), "at": datetime(2026, 3, 29, tzinfo=UTC)}
+    async with db.transaction(system_context(None, "test"), write=False) as uow:
+        alone = await uow.fetch_value("SELECT %(value)s::jsonb", {"value": Jsonb(value)})
+        in_a_list = await uow.fetch_value("SELECT to_jsonb(%(values)s::jsonb[])", {"values": [Jsonb(value)]})
+    assert in_a_list == [alone]
+
+
 @pytest.mark.parametrize("text", ["a\0b", "\ud800"])
 async def test_what_is_no_text_is_refused(db: Database, text: str) -> None:
     async with db.transaction(system_context(None, "test"), write=False) as uow:

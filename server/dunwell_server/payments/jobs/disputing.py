@@ -5,7 +5,6 @@ from __future__ import annotations
 from uuid import UUID
 
 from dunwell_server.payments.jobs.gateways import Gateways
-from dunwell_server.payments.store import refunds as store
 from dunwell_server.platform.context import CallContext
 from dunwell_server.platform.database import Database
 from dunwell_server.providers.abilities import Disputes, ProviderDispute
@@ -21,10 +20,9 @@ class DisputeDesk:
         self, database: Database, context: CallContext, account_id: UUID, reference: str
     ) -> ProviderDispute | None:
         """Its present state; None where the account is gone or its provider has no disputes. Errors: PROVIDER_UNAVAILABLE, STATE_CONFLICT."""
-        account = await database.run(context, lambda uow: store.account(uow, account_id), write=False)
-        if account is None:
+        gateway = await self._gateways.of_account(database, context, account_id)
+        if gateway is None:
             return None
-        gateway = self._gateways.gateway(account)
         provider = gateway.provider
         if not provider.capabilities.disputes or not isinstance(provider, Disputes):
             return None

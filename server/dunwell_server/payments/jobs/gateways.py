@@ -13,7 +13,10 @@ from uuid import UUID
 from dunwell_server.kernel.ids import Prefix, encode
 from dunwell_server.payments.ladder import KeyMemory
 from dunwell_server.payments.store.methods import ProviderAccount as StoredAccount
+from dunwell_server.payments.store.refunds import account as account_row
+from dunwell_server.platform.context import CallContext
 from dunwell_server.platform.crypto import account_aad
+from dunwell_server.platform.database import Database
 from dunwell_server.platform.rate_limits import Limit, RateLimits, Turns
 from dunwell_server.providers.base import (
     AccountMode,
@@ -111,6 +114,11 @@ class Gateways:
     def provider(self, name: str) -> Provider:
         """The adapter registered under a name. Errors: PROVIDER_NOT_CONFIGURED."""
         return self._registry.get(name)
+
+    async def of_account(self, database: Database, context: CallContext, account_id: UUID) -> Gateway | None:
+        """The gateway of an account that the firm uses; None where it is gone. Errors: PROVIDER_NOT_CONFIGURED."""
+        stored = await database.run(context, lambda uow: account_row(uow, account_id), write=False)
+        return None if stored is None else self.gateway(stored)
 
     def gateway(self, stored: StoredAccount) -> Gateway:
         """The account, ready to be called. Errors: PROVIDER_NOT_CONFIGURED."""

@@ -101,11 +101,9 @@ class Refunder:
         self, database: Database, context: CallContext, account_id: UUID, payment_reference: str
     ) -> list[ProviderRefund]:
         """The provider's refunds of one payment. Errors: PROVIDER_NOT_CONFIGURED, PROVIDER_UNAVAILABLE."""
-        async with database.transaction(context, write=False) as uow:
-            account = await store.account(uow, account_id)
-        if account is None:
+        gateway = await self._charger.gateways.of_account(database, context, account_id)
+        if gateway is None:
             raise DunwellError(Reason.PROVIDER_NOT_CONFIGURED, "The account is not in use any more.")
-        gateway = self._charger.gateways.gateway(account)
         ability = require_ability(gateway.provider, "refunds", Refunds)  # type: ignore[type-abstract]
         found: list[ProviderRefund] = []
         page: str | None = None

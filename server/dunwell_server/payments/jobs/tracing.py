@@ -5,7 +5,6 @@ from __future__ import annotations
 from uuid import UUID
 
 from dunwell_server.payments.jobs.gateways import Gateways
-from dunwell_server.payments.store import refunds as store
 from dunwell_server.platform.context import CallContext
 from dunwell_server.platform.database import Database
 from dunwell_server.providers.tracing import TracedPayment, TracesPayments
@@ -21,11 +20,8 @@ class PaymentTracer:
         self, database: Database, context: CallContext, account_id: UUID, reference: str
     ) -> TracedPayment | None:
         """The payment that an id is of; None where the provider has none, or cannot be asked. Errors: PROVIDER_UNAVAILABLE, …"""
-        account = await database.run(context, lambda uow: store.account(uow, account_id), write=False)
-        if account is None:
-            return None
-        gateway = self._gateways.gateway(account)
-        if not isinstance(gateway.provider, TracesPayments):
+        gateway = await self._gateways.of_account(database, context, account_id)
+        if gateway is None or not isinstance(gateway.provider, TracesPayments):
             return None
         async with gateway.turn():
             return await gateway.provider.trace_payment(gateway.account, reference)

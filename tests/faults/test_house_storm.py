@@ -67,9 +67,12 @@ def unhit() -> set[str]:
 
 
 def is_enough(house: House) -> bool:
-    """Whether enough have died, at every failpoint. Past half way, those that nobody has died at yet become likelier."""
+    """Whether enough have died, at every failpoint. Past half way, those that nobody has died at yet become likelier; once enough have
+    died, new processes die at those only."""
     left = unhit()
-    if house.kills > KILLS // 2:
+    if house.kills >= KILLS:
+        house.probabilities = ",".join(f"{name}=0.5" for name in sorted(left))
+    elif house.kills > KILLS // 2:
         house.probabilities = probabilities(left)
     return house.kills >= KILLS and not left
 

@@ -5,6 +5,7 @@ Declared in SQLAlchemy Core, for constraints and migrations; statements are SQL 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -36,7 +37,7 @@ CONTROL = "control"
 __all__ = [
     "BYTEA", "CONTROL", "DATE", "DATERANGE", "JSONB", "UUID", "XID8", "BigInteger", "Boolean", "CheckConstraint", "Column", "Double", "Identity", "Index", "Integer",
     "Numeric", "PrimaryKeyConstraint", "SmallInteger", "Table", "Text", "UniqueConstraint", "client_key", "control_table", "created", "currency",
-    "flag", "generated", "instant", "metadata", "minor", "one_of", "optional", "reference", "tenant_table", "text", "updated", "version",
+    "flag", "generated", "instant", "last_part", "metadata", "minor", "one_of", "optional", "reference", "tenant_table", "text", "updated", "version",
 ]  # fmt: skip
 
 
@@ -124,9 +125,15 @@ def optional(name: str, kind: Any = Text) -> Column[Any]:
     return Column(name, kind, nullable=True)
 
 
-def generated(name: str, kind: Any, expression: str) -> Column[Any]:
+def generated(name: str, kind: Any, expression: str, *, nullable: bool = False) -> Column[Any]:
     """A column the database computes from the row's other columns and keeps true."""
-    return Column(name, kind, Computed(expression, persisted=True), nullable=False)
+    return Column(name, kind, Computed(expression, persisted=True), nullable=nullable)
+
+
+def last_part(name: str, columns: Sequence[str], target: str, target_columns: Sequence[str]) -> ForeignKeyConstraint:
+    """A foreign key from a whole to the last of its parts, which are written after it in the same transaction."""
+    remote = [f"{target}.{column}" for column in target_columns]
+    return ForeignKeyConstraint(columns, remote, name=name, deferrable=True, initially="DEFERRED", use_alter=True)
 
 
 def client_key() -> tuple[Column[Any], UniqueConstraint]:

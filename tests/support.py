@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -125,3 +127,14 @@ def statements() -> Iterator[list[object]]:
 
     with patch.object(psycopg.AsyncCursor, "execute", execute):
         yield sent
+
+
+async def eventually(holds: Callable[[], Awaitable[bool] | bool], seconds: float = 30.0) -> None:
+    """Wait until it holds, for things that happen in another process or task; fails when they do not, however slow the machine."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = holds()
+        if await answer if isinstance(answer, Awaitable) else answer:
+            return
+        assert time.monotonic() < deadline, f"it did not come about in {seconds} s"
+        await asyncio.sleep(0.02)

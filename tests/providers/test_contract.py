@@ -30,6 +30,7 @@ from dunwell_server.providers.base import (
     ProviderRefused,
     ProviderUnavailable,
 )
+from tests import support
 from tests.providers.harness import HARNESSES, SANDBOX_DECLINES, Harness
 
 CLIENT = ClientProfile(client_id="client-1", firm_id="firm-1", name="Hollis & Varga", email="pay@example.com")
@@ -383,7 +384,7 @@ async def test_secrets_appear_in_no_repr_log_or_error(harness: Harness, caplog: 
 async def test_cancelling_the_caller_is_not_swallowed(harness: Harness) -> None:
     request = harness.request(harness.accept_then_timeout)
     task = asyncio.create_task(harness.provider.charge(request))
-    await asyncio.sleep(0.3)
+    await support.eventually(lambda: harness.movements(request.references.payment) == 1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

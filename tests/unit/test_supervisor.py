@@ -75,7 +75,7 @@ async def test_order_of_start_and_end(tmp_path: Path) -> None:
     await until(lambda: bool(announced))
     assert events(tmp_path) == ["database started", "worker started"]
     os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(running, 5)
+    await asyncio.wait_for(running, 30)
     assert events(tmp_path)[2:] == ["worker ended", "database ended"]
     assert supervisor.pid("worker") is None
 
@@ -97,7 +97,7 @@ async def test_a_crashed_child_comes_back(tmp_path: Path) -> None:
     assert supervisor.restarts == {"worker": 1, "other": 0}
     assert supervisor.pid("worker") not in (None, first)
     supervisor.stop()
-    await asyncio.wait_for(running, 5)
+    await asyncio.wait_for(running, 30)
     assert {"worker ended", "other ended"} <= set(events(tmp_path))
 
 
@@ -129,7 +129,7 @@ async def test_a_child_that_does_not_stop_is_killed(tmp_path: Path) -> None:
     await asyncio.sleep(0.5)
     pid = supervisor.pid("stubborn")
     supervisor.stop()
-    await asyncio.wait_for(running, 5)
+    await asyncio.wait_for(running, 30)
     assert pid is not None
     assert not alive(pid)
 
@@ -176,6 +176,6 @@ async def test_stop_before_everything_runs(tmp_path: Path) -> None:
     await asyncio.sleep(0.3)
     began = time.monotonic()
     supervisor.stop()
-    await asyncio.wait_for(running, 5)
+    await asyncio.wait_for(running, 30)
     assert time.monotonic() - began < 3
     assert events(tmp_path) == []

@@ -137,8 +137,11 @@ async def test_waits_for_engagements_that_others_hold(book: Book) -> None:
     async with book.db.transaction(book.context) as uow:
         await uow.execute("SELECT 1 FROM client WHERE id = %s FOR NO KEY UPDATE", (client.id,))
         working = asyncio.create_task(PackageRunExecutor().execute(book.db, book.context, run))
-        await asyncio.sleep(0.5)
-        assert (await book.see(runs.get, run.id)).done == 1
+
+        async def one_is_done() -> bool:
+            return (await book.see(runs.get, run.id)).done == 1
+
+        await support.eventually(one_is_done)
         assert not working.done()
     await working
     assert held.id in await items_of(book, run)

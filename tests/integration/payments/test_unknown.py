@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import date, datetime, timedelta
@@ -25,6 +24,7 @@ from dunwell_server.payments.model import (
 )
 from dunwell_server.payments.service.outcomes import apply_outcome
 from dunwell_server.platform.database import Database
+from tests import support
 from tests.integration.payments.world import Workers, World
 from tests.providers.gateway import GatewayProcess
 
@@ -329,7 +329,7 @@ async def test_the_providers_clock_can_run_late_without_a_second_charge(
     client, _ = await world.client("pm_sandbox_lateLanding")
     invoice = await world.invoice(client, due=DUE)
     await world.advance(RUN + timedelta(seconds=10))
-    await asyncio.sleep(1.5)
+    await support.eventually(lambda: world.movements == 1)
     await world.advance(RUN + timedelta(days=1))
     assert (await world.invoice_now(invoice.id)).state is InvoiceState.PAID
     assert world.movements == 1

@@ -58,7 +58,7 @@ async def verify(db: Database, firm: CallContext, store: AnchorStore | None = No
     return await db.run(firm, work, write=False)
 
 
-async def eventually(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
+async def eventually(holds: Callable[[], bool], seconds: float = 30.0) -> bool:
     for _ in range(int(seconds / 0.05)):
         if holds():
             return True

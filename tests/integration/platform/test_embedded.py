@@ -124,7 +124,7 @@ def test_nobody_gets_in_without_the_password(make: Make) -> None:
         psycopg.connect(url.replace(password, "guess"))
 
 
-def test_warm_restart_keeps_data_and_address_and_is_quick(make: Make) -> None:
+def test_a_restart_keeps_data_and_address(make: Make) -> None:
     server = make(".dunwell")
     url = server.start()
     keep_a_row(url)
@@ -133,9 +133,7 @@ def test_warm_restart_keeps_data_and_address_and_is_quick(make: Make) -> None:
     with pytest.raises(EmbeddedPostgresError, match="not running"):
         _ = server.url
 
-    began = time.monotonic()
     assert server.start() == url
-    assert time.monotonic() - began < 2.0
     assert kept(url) == "still here"
 
 

@@ -141,13 +141,13 @@ async def test_a_fault_of_delivery_keeps_what_the_method_does(gateway: GatewayPr
 
 
 async def test_an_answer_is_held_as_long_as_told(gateway: GatewayProcess, account: SandboxAccount) -> None:
-    gateway.control("settings", account=account.name, hold_seconds=0.5)
+    gateway.control("settings", account=account.name, hold_seconds=2.0)
     started = time.monotonic()
     assert await outcome(account, "k", "pm_sandbox_acceptThenTimeout") == "200"
-    assert time.monotonic() - started >= 0.5
+    assert time.monotonic() - started >= 2.0
     started = time.monotonic()
     assert await outcome(account, "k", "pm_sandbox_acceptThenTimeout") == "200"
-    assert time.monotonic() - started < 0.4
+    assert time.monotonic() - started < 2.0
 
 
 async def test_the_rate_limit_refuses_without_executing(gateway: GatewayProcess, account: SandboxAccount) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import httpx
 import pytest
 
+from tests import support
 from tests.integration.sandbox.account import SandboxAccount
 from tests.providers.gateway import GatewayProcess
 
@@ -89,11 +90,11 @@ async def test_keys_of_different_accounts_are_different(gateway: GatewayProcess,
 async def test_a_lost_request_may_land_late_and_then_its_key_holds(
     gateway: GatewayProcess, account: SandboxAccount
 ) -> None:
-    gateway.control("settings", account=account.name, late_landing_seconds=0.3)
+    gateway.control("settings", account=account.name, late_landing_seconds=1.5)
     with pytest.raises(httpx.TransportError):
         await account.charge("pm_sandbox_lateLanding", key="late")
     assert (await account.get("/v1/payments", key="late"))["data"] == []
-    await asyncio.sleep(0.6)
+    await support.eventually(lambda: gateway.movements("late", account.name) == 1)
     landed = (await account.get("/v1/payments", key="late"))["data"]
     assert [payment["status"] for payment in landed] == ["succeeded"]
     assert (await account.charge("pm_sandbox_lateLanding", key="late")).json() == landed[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime, timedelta
 
 from dunwell_server.kernel.ids import uuid7
@@ -59,10 +58,8 @@ async def test_what_is_known_is_asked_again_only_after_work() -> None:
 async def test_what_is_never_told_ends_the_waiting_of_the_whole_advance() -> None:
     teller = Teller(after=10**9)
     outside = Outside(uuid7(), [teller], patience=0.05)
-    began = time.monotonic()
     await outside.move_to(NOON)
     await outside.settle()
-    assert time.monotonic() - began < 2
     waited = teller.waited
     assert waited > 1
     outside.touch()

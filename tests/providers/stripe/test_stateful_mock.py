@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 from uuid import uuid4
@@ -15,6 +14,7 @@ from dunwell_server.providers.base import ClientProfile, DeclineClass, FailureCo
 from dunwell_server.providers.stripe import StripeProvider
 from dunwell_server.providers.stripe.answers import charge_refusal
 from dunwell_server.providers.stripe.client import Refused, ask
+from tests import support
 from tests.providers.stripe.standins import Missing, free_port, started, stateful_mock
 from tests.providers.stripe.support import TEST_ACCOUNT
 
@@ -155,8 +155,13 @@ async def test_a_dispute_is_read(
     provider: StripeProvider, charge: Charge, token: str, state: ProviderDisputeState, withdrawn: bool
 ) -> None:
     made = await charge(token, f"v1:{uuid4()}:1")
-    await asyncio.sleep(0.1)  # The dispute is opened a moment after the charge.
-    made = await ask(provider._client(TEST_ACCOUNT).v1.charges.retrieve_async(made["id"]))
+
+    async def is_disputed() -> bool:  # The dispute is opened a moment after the charge.
+        nonlocal made
+        made = await ask(provider._client(TEST_ACCOUNT).v1.charges.retrieve_async(made["id"]))
+        return bool(made["dispute"])
+
+    await support.eventually(is_disputed)
     dispute = await provider.get_dispute(TEST_ACCOUNT, made["dispute"])
     assert (dispute.state, dispute.funds_withdrawn) == (state, withdrawn)
     assert dispute.payment_reference == made["id"]

@@ -185,12 +185,12 @@ async def test_health_follows_the_probe(tmp_path: Path) -> None:
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
         assert await statuses() == {health_pb2.HealthCheckResponse.SERVING}
         trouble.append(OSError("gone"))
-        assert (await asyncio.wait_for(watch.read(), 2)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert (await asyncio.wait_for(watch.read(), 30)).status == health_pb2.HealthCheckResponse.NOT_SERVING
         await eventually(lambda: not served.server.serving)
         assert await statuses() == {health_pb2.HealthCheckResponse.NOT_SERVING}
         assert served.metric("dunwell_healthy") == 0
         trouble.clear()
-        assert (await asyncio.wait_for(watch.read(), 2)).status == health_pb2.HealthCheckResponse.SERVING
+        assert (await asyncio.wait_for(watch.read(), 30)).status == health_pb2.HealthCheckResponse.SERVING
         await eventually(lambda: served.server.serving)
         assert await statuses() == {health_pb2.HealthCheckResponse.SERVING}
         failed = await failure(stub.Check(health_pb2.HealthCheckRequest(service="nobody")))
@@ -360,7 +360,7 @@ async def test_shutdown_ends_streams_and_lets_calls_finish(tmp_path: Path) -> No
         assert not stopping.done()
         release.set()
         assert await call == billing_service_pb2.GetInvoiceResponse()
-        await asyncio.wait_for(stopping, 2)
+        await asyncio.wait_for(stopping, 30)
         assert (await failure(served.billing.GetInvoice(requests.get_invoice(), metadata=metadata))).code is (
             StatusCode.UNAVAILABLE
         )
@@ -401,7 +401,7 @@ async def test_shutdown_ends_a_stream_whose_reader_does_not_read(tmp_path: Path)
         failed = await failure(read_to_the_end(stream))
         await stopping
         assert failed.code in (StatusCode.UNAVAILABLE, StatusCode.CANCELLED)
-        assert time.monotonic() - began < 7
+        assert time.monotonic() - began < 20
 
 
 SERVE = """

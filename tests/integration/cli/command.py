@@ -79,12 +79,12 @@ class Command:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
-    def __call__(self, *arguments: str, timeout: float = 60, **more: Any) -> Result:
+    def __call__(self, *arguments: str, timeout: float = 120, **more: Any) -> Result:
         """Run it to its end, forked from a process that has loaded the modules which every command loads."""
         assert not READ_AT_LOAD & more.keys(), "such a command must start from nothing: use `from_nothing`"
         return Result(*_loaded().run(arguments, self.folder, self.environment(**more), timeout))
 
-    def from_nothing(self, *arguments: str, timeout: float = 60, **more: Any) -> Result:
+    def from_nothing(self, *arguments: str, timeout: float = 120, **more: Any) -> Result:
         """Run it to its end in a new interpreter, as an operator's shell does."""
         process = self.start(*arguments, **more)
         try:

@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def demo(folder: Path, *arguments: str) -> Result:
     ports = {"DUNWELL_PORT": str(free_port()), "DUNWELL_SANDBOX_PORT": str(free_port())}
-    return Command(None, folder).from_nothing("demo", "--once", *arguments, timeout=110, **ports)
+    return Command(None, folder).from_nothing("demo", "--once", *arguments, timeout=220, **ports)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_it_is_not_for_production_and_not_for_other_machines(tmp_path: Path) -> 
         ({"DUNWELL_HOST": "0.0.0.0"}, "plaintext on loopback"),
         ({"ENABLE_SANDBOX": "false"}, "needs the sandbox gateway"),
     ):
-        result = dunwell("demo", "--once", timeout=60, **settings)
+        result = dunwell("demo", "--once", timeout=220, **settings)
         assert result.code == 2
         assert words in result.err
     reset = dunwell("demo", "--reset", DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")

@@ -52,11 +52,11 @@ def test_it_serves_with_several_workers_and_stops_within_its_time(dunwell: Comma
         assert "Sandbox" in said
         with grpc.insecure_channel(address) as channel:
             health: Any = health_pb2_grpc.HealthStub(channel)
-            answer = health.Check(health_pb2.HealthCheckRequest(service="dunwell.v1.BillingService"), timeout=10)
+            answer = health.Check(health_pb2.HealthCheckRequest(service="dunwell.v1.BillingService"), timeout=60)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
             admin = admin_service_pb2_grpc.AdminServiceStub(channel)
             listed = admin.ListFirms(
-                admin_service_pb2.ListFirmsRequest(), metadata=(("authorization", f"Bearer {key}"),), timeout=10
+                admin_service_pb2.ListFirmsRequest(), metadata=(("authorization", f"Bearer {key}"),), timeout=60
             )
             assert list(listed.firms) == []
         children = _children(process.pid)

@@ -77,7 +77,7 @@ def test_an_event_of_the_installations_account_is_taken_in(
     dunwell: Command, database_urls: support.DatabaseUrls, tmp_path: Path
 ) -> None:
     with serving(dunwell, **STRIPE) as (process, _, said):
-        with httpx.Client(base_url=sidecar_of(said), trust_env=False, timeout=10) as client:
+        with httpx.Client(base_url=sidecar_of(said), trust_env=False, timeout=60) as client:
             body = event("evt_serve_1")
             for duplicate in (False, True):
                 answer = client.post("/webhooks/stripe", content=body, headers=signed(body))
@@ -116,7 +116,7 @@ def test_over_tls_with_a_certificate_of_nobodys(dunwell: Command, tmp_path: Path
     with serving(dunwell, **tls, **STRIPE) as (_, _, said):
         body = event("evt_tls_1")
         answer = httpx.post(
-            f"{sidecar_of(said)}/webhooks/stripe", content=body, headers=signed(body), trust_env=False, timeout=10
+            f"{sidecar_of(said)}/webhooks/stripe", content=body, headers=signed(body), trust_env=False, timeout=60
         )
         assert answer.status_code == 200
 
@@ -133,16 +133,16 @@ def test_a_payment_at_the_sandbox_comes_back_as_a_webhook(
             display_name="W", currency_code="USD", time_zone="UTC", mode=provider_pb2.ACCOUNT_MODE_TEST
         )
         request = admin_service_pb2.CreateFirmRequest(firm=firm, request_id=str(uuid4()))
-        firm_id = admin.CreateFirm(request, metadata=metadata, timeout=20).firm.id
+        firm_id = admin.CreateFirm(request, metadata=metadata, timeout=60).firm.id
         listed = admin.ListProviders(
-            admin_service_pb2.ListProvidersRequest(), metadata=(*metadata, ("dunwell-firm", firm_id)), timeout=20
+            admin_service_pb2.ListProvidersRequest(), metadata=(*metadata, ("dunwell-firm", firm_id)), timeout=60
         )
         [account] = [provider.provider_account_id for provider in listed.providers if provider.name == "sandbox"]
         found = re.search(r"Sandbox\s+(http://\S+)", said)
         assert found is not None
         answer = httpx.post(
             f"{found.group(1)}/v1/customers", json={"name": "A client"}, headers={"Authorization": f"Bearer sk_test_{account}"},
-            trust_env=False, timeout=10,
+            trust_env=False, timeout=60,
         )  # fmt: skip
         assert answer.is_success
 

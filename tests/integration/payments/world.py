@@ -70,7 +70,7 @@ class Workers:
     pages: PagesHandler
 
     @classmethod
-    def at(cls, url: str, *, timeout: float = 1.0, batch: int = 100) -> Workers:
+    def at(cls, url: str, *, timeout: float = 1.5, batch: int = 100) -> Workers:
         """Workers that speak to the gateway at `url` and wait `timeout` seconds for it."""
         provider = SandboxProvider(url, total_timeout=timeout)
         registry = ProviderRegistry()

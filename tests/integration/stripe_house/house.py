@@ -44,7 +44,7 @@ PLATFORM_SECRET = "whsec_of_the_installation_0123456789"
 OWN_SECRET = "whsec_of_the_firm_with_its_own_account"
 PLATFORM_KEY = "sk_test_of_the_installation_0123456789"
 OWN_KEY = "sk_test_of_the_firm_with_its_own_0123"
-PATIENCE = 15.0
+PATIENCE = 60.0
 T = TypeVar("T")
 
 admin = admin_service_pb2
@@ -201,7 +201,7 @@ class House:
         metadata += [("dunwell-firm", firm)] if firm else []
         metadata += [("dunwell-actor", actor)] if actor else []
         try:
-            return await getattr(self.stubs[service], name)(request, metadata=metadata, timeout=20)
+            return await getattr(self.stubs[service], name)(request, metadata=metadata, timeout=60)
         except grpc.aio.AioRpcError as error:
             raise Refused(_reason(error), error.details() or "") from error
 

@@ -132,7 +132,7 @@ class Served:
         if "request_id" in request.DESCRIPTOR.fields_by_name and not request.request_id:
             request.request_id = str(uuid4())
         metadata = more.pop("metadata", None) or await self.metadata(role, firm)
-        return await getattr(self.stub, rpc)(request, metadata=metadata, timeout=more.pop("timeout", 20))
+        return await getattr(self.stub, rpc)(request, metadata=metadata, timeout=more.pop("timeout", 60))
 
     async def stream(
         self, rpc: str, request: Any, role: Role = Role.ADMIN, firm: UUID | None = None, **more: Any

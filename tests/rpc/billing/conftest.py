@@ -71,7 +71,7 @@ class Served:
         return (("authorization", f"Bearer {key.text}"), *more)
 
     def start(
-        self, rpc: str, request: Any, role: Role = Role.FIRM_ADMIN, *, firm: UUID | None = None, timeout: float = 20,
+        self, rpc: str, request: Any, role: Role = Role.FIRM_ADMIN, *, firm: UUID | None = None, timeout: float = 60,
         **extra: str,
     ) -> Any:  # fmt: skip
         """A call in progress; a mutating request gets a request id where it has none."""

@@ -47,7 +47,7 @@ class Served:
         """One call, to be awaited; a mutating request gets a request id where it has none."""
         if "request_id" in request.DESCRIPTOR.fields_by_name and not request.request_id:
             request.request_id = str(uuid4())
-        return getattr(self.stub, rpc)(request, metadata=self.metadata(role, firm), timeout=20)
+        return getattr(self.stub, rpc)(request, metadata=self.metadata(role, firm), timeout=60)
 
     async def refused(self, rpc: str, request: Any, role: Role = Role.OPERATOR, firm: UUID | None = None) -> Failure:
         """A call that fails."""

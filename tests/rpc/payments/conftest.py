@@ -80,7 +80,7 @@ class Served:
         return (("authorization", f"Bearer {key.text}"), *more)
 
     async def call(
-        self, rpc: str, request: Any, role: Role = Role.FIRM_ADMIN, *, timeout: float = 20, **extra: Any
+        self, rpc: str, request: Any, role: Role = Role.FIRM_ADMIN, *, timeout: float = 60, **extra: Any
     ) -> Any:
         """One call; a mutating request gets a request id where it has none."""
         if hasattr(request, "request_id") and not request.request_id:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import date, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -173,16 +172,18 @@ async def test_a_decline_is_an_answer(served: Served) -> None:
 
 async def test_a_callers_deadline_ends_the_call_and_not_the_charge(served: Served) -> None:
     _, invoice = await owed(served, "pm_card_visa")
-    served.world.gateway.control("settings", account=served.world.account, latency_ms=600)
+    served.world.gateway.control("settings", account=served.world.account, latency_ms=1100)
     request = pb.ChargeInvoiceRequest(invoice_id=invoice, request_id=str(uuid4()))
-    early = (await served.call("ChargeInvoice", request, timeout=0.4)).payment
+    early = (await served.call("ChargeInvoice", request, timeout=0.9)).payment
     assert early.state == payment_pb2.PAYMENT_STATE_PROCESSING
     busy = await refused(served, "ChargeInvoice", pb.ChargeInvoiceRequest(invoice_id=invoice))
     assert busy.reason == "COLLECTION_IN_PROGRESS"
-    for _ in range(50):
-        if (await served.call("GetPayment", pb.GetPaymentRequest(payment_id=early.id))).payment.state != early.state:
-            break
-        await asyncio.sleep(0.05)
+
+    async def has_ended() -> bool:
+        now = (await served.call("GetPayment", pb.GetPaymentRequest(payment_id=early.id))).payment
+        return now.state != early.state
+
+    await support.eventually(has_ended)
     done = (await served.call("ChargeInvoice", request)).payment
     assert done.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
     assert served.world.movements == 1
@@ -190,11 +191,11 @@ async def test_a_callers_deadline_ends_the_call_and_not_the_charge(served: Serve
 
 async def test_watch_payment_tells_changes_until_the_end(served: Served) -> None:
     _, invoice = await owed(served, "pm_card_visa")
-    served.world.gateway.control("settings", account=served.world.account, latency_ms=500)
-    started = (await served.call("ChargeInvoice", pb.ChargeInvoiceRequest(invoice_id=invoice), timeout=0.3)).payment
+    served.world.gateway.control("settings", account=served.world.account, latency_ms=1100)
+    started = (await served.call("ChargeInvoice", pb.ChargeInvoiceRequest(invoice_id=invoice), timeout=0.9)).payment
     seen = []
     async for message in served.stub.WatchPayment(
-        pb.WatchPaymentRequest(payment_id=started.id), metadata=served.metadata(), timeout=10
+        pb.WatchPaymentRequest(payment_id=started.id), metadata=served.metadata(), timeout=60
     ):
         seen.append((message.payment.state, message.last))
     assert seen[0] == (payment_pb2.PAYMENT_STATE_PROCESSING, False)
@@ -302,7 +303,7 @@ async def progress(
     served: Served, request: pb.ProcessRecurringChargesRequest, **extra: Any
 ) -> list[run_pb2.RunProgress]:
     request.request_id = request.request_id or str(uuid4())
-    stream = served.stub.ProcessRecurringCharges(request, metadata=served.metadata(**extra), timeout=20)
+    stream = served.stub.ProcessRecurringCharges(request, metadata=served.metadata(**extra), timeout=60)
     return [message.progress async for message in stream]
 
 

@@ -123,9 +123,9 @@ async def test_above_the_limit_a_person_is_named_and_a_second_one_awaited(served
 
 async def test_a_caller_who_leaves_stops_nothing(served: Served) -> None:
     _, _, payment = await paid(served)
-    served.world.gateway.control("latency", account=served.world.account, ms=700)
+    served.world.gateway.control("latency", account=served.world.account, ms=1100)
     request = pb.RefundPaymentRequest(payment_id=payment, request_id=str(uuid4()))
-    early = (await served.call("RefundPayment", request, timeout=0.6)).refund
+    early = (await served.call("RefundPayment", request, timeout=0.9)).refund
     assert early.state == refund_pb2.REFUND_STATE_PROCESSING
 
     async def succeeded() -> bool:

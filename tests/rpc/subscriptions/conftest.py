@@ -46,7 +46,7 @@ class Served:
             request.request_id = str(uuid4())
         bound = None if role is Role.SIDECAR else firm or self.book.context.firm_id
         key = self.keys.add(role, bound)
-        return getattr(self.stub, rpc)(request, metadata=(("authorization", f"Bearer {key.text}"),), timeout=20)
+        return getattr(self.stub, rpc)(request, metadata=(("authorization", f"Bearer {key.text}"),), timeout=60)
 
     async def refused(self, rpc: str, request: Any, role: Role = Role.FIRM_ADMIN, **options: Any) -> Failure:
         """The failure of a call that must fail."""

@@ -35,6 +35,20 @@ def checked_paths(mask: FieldMask, resource: type[Message]) -> tuple[str, ...]:
 def apply_mask(current: Message, update: Message, paths: tuple[str, ...]) -> None:
     """Set the fields at `paths` (see `checked_paths`) of `current` to what `update` has there; unset clears."""
     FieldMask(paths=paths).MergeMessage(update, current, replace_message_field=True, replace_repeated_field=True)
+    for path in paths:
+        _clear_what_is_not_given(current, update, path.split("."))
+
+
+def _clear_what_is_not_given(current: Message, update: Message, parts: list[str]) -> None:
+    """Clear the field where `update` has none of the messages on the way to it, which merging passes over."""
+    given: Message | None = update
+    for part in parts[:-1]:
+        if not current.HasField(part):
+            return
+        current = getattr(current, part)
+        given = getattr(given, part) if given is not None and given.HasField(part) else None
+    if given is None:
+        current.ClearField(parts[-1])
 
 
 def top_level(paths: tuple[str, ...]) -> frozenset[str]:

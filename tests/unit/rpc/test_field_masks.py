@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from dunwell.v1 import client_pb2
+from dunwell.v1 import client_pb2, engagement_pb2, proration_pb2
 from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.rpc.field_masks import apply_mask, checked_paths, top_level
 
@@ -54,3 +54,25 @@ def test_applying_sets_clears_and_replaces() -> None:
     assert (current.address.city, current.address.country_code) == ("New York", "GB")
     apply_mask(current, client_pb2.Client(), ("address",))
     assert not current.HasField("address")
+
+
+def test_a_field_inside_of_a_message_that_is_not_given_is_cleared() -> None:
+    current = engagement_pb2.Engagement()
+    current.hourly.billing_increment_minutes = 6
+    current.hourly.period_cap.amount_minor = 5_000
+    current.package.line_description = "Care"
+    current.package.proration.unit = proration_pb2.PRORATION_UNIT_SECOND
+    current.package.proration.end = proration_pb2.PRORATION_END_INCLUSIVE
+    apply_mask(
+        current,
+        engagement_pb2.Engagement(),
+        ("hourly.period_cap", "package.proration.unit", "auto_renew.months"),
+    )
+    assert not current.hourly.HasField("period_cap")
+    assert current.hourly.billing_increment_minutes == 6
+    assert current.package.proration == proration_pb2.ProrationPolicy(end=proration_pb2.PRORATION_END_INCLUSIVE)
+    assert current.package.line_description == "Care"
+    assert not current.HasField("auto_renew")
+    half_given = engagement_pb2.Engagement(package=engagement_pb2.PackageTerms())
+    apply_mask(current, half_given, ("package.proration.end", "package.line_description"))
+    assert current.package == engagement_pb2.PackageTerms(proration=proration_pb2.ProrationPolicy())

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from functools import wraps
+from typing import Final, ParamSpec, TypeVar
 from uuid import UUID
 
-from psycopg.errors import UniqueViolation
+from psycopg.errors import NumericValueOutOfRange, UniqueViolation
 
 from dunwell_server.billing.model import Client, ClientState, Invoice, InvoiceState
 from dunwell_server.kernel import ids
 from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.kernel.ids import Prefix
 from dunwell_server.kernel.money import known_currency
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _PREFIXES: Final = {
     "Client": Prefix.CLIENT,
@@ -105,3 +109,18 @@ def external_id_unique(kind: str) -> Iterator[None]:
             f"Another {kind} of the firm has this external_id.",
             field=f"{kind}.external_id",
         ) from error
+
+
+def sums_in_range(report: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+    """A report whose sums the database makes: AMOUNT_OUT_OF_RANGE where one of them leaves 64 bits, as each amount alone does not."""
+
+    @wraps(report)
+    async def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await report(*args, **kwargs)
+        except NumericValueOutOfRange as error:
+            raise DunwellError(
+                Reason.AMOUNT_OUT_OF_RANGE, "A sum of the report would not fit a 64-bit integer."
+            ) from error
+
+    return checked

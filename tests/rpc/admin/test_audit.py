@@ -146,6 +146,15 @@ async def test_the_books_are_verified(served: Served, database_urls: support.Dat
     assert other.ok
 
 
+async def test_books_whose_totals_do_not_fit_are_refused_as_such(served: Served) -> None:
+    firm = await served.firm()
+    async with served.db.transaction(support.context(firm)) as uow:
+        for _ in range(2):
+            await post(uow, [rules.invoice_finalized(uuid4(), uuid7(), "USD", earned=2**62, deferred=0, tax=0)])
+    call = served.call("VerifyLedger", pb.VerifyLedgerRequest(), Role.READER, firm)
+    assert (await failure(call)).reason == "AMOUNT_OUT_OF_RANGE"
+
+
 async def test_providers_are_listed_with_how_the_firm_stands(served: Served) -> None:
     firm = await served.firm()
     manual, sandbox, stripe = (

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from google.type.decimal_pb2 import Decimal
 from grpc import StatusCode
 
 from dunwell.v1 import billing_service_pb2 as pb
@@ -206,6 +207,17 @@ async def test_what_is_asked_wrongly_is_refused_by_name(served: Served) -> None:
         ("GetReceivablesAging", pb.GetReceivablesAgingRequest(page_token="nonsense"), "PAGE_TOKEN_INVALID"),
     ):
         assert (await served.refused(rpc, request)).reason == reason, rpc
+
+
+async def test_sums_that_do_not_fit_are_refused_each_client_is_still_told(served: Served) -> None:
+    clients = [(await new_client(served, name=name)).id for name in ("Ada", "Bob")]
+    for client_id in clients:
+        await new_invoice(served, client_id, line("999999999999", quantity=Decimal(value="80000")))
+    for rpc in ("GetBillingOverview", "GetReceivablesAging", "GetRevenueReport", "GetTrialBalance"):
+        refused = await served.refused(rpc, getattr(pb, f"{rpc}Request")(), Role.READER)
+        assert (refused.reason, refused.code) == ("AMOUNT_OUT_OF_RANGE", StatusCode.INVALID_ARGUMENT), rpc
+    (one,) = (await aging(served, client_id=clients[0])).aging.clients
+    assert one.amounts.total == usd(7_999_999_999_992_000_000)
 
 
 async def test_other_firms_see_nothing_and_sidecars_are_refused(served: Served) -> None:

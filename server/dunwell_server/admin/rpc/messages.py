@@ -25,6 +25,7 @@ from dunwell_server.admin.service.configuring import DEFAULT_OVERLAP, Configurat
 from dunwell_server.kernel import ids
 from dunwell_server.kernel.errors import DunwellError, Reason, field_invalid
 from dunwell_server.kernel.ids import Prefix
+from dunwell_server.kernel.money import check_int64
 from dunwell_server.platform.approvals import ApprovalKind, PendingApproval
 from dunwell_server.platform.audit_chain import ChainReport, Link
 from dunwell_server.platform.context import Role
@@ -276,19 +277,23 @@ def _seal(link: Link | None) -> audit_pb2.AuditSeal | None:
 
 
 def ledger_message(report: LedgerReport) -> admin_service_pb2.VerifyLedgerResponse:
-    """What verifying the books found."""
+    """What verifying the books found. AMOUNT_OUT_OF_RANGE where the totals of all accounts together leave 64 bits."""
     return admin_service_pb2.VerifyLedgerResponse(
         ok=report.ok,
         checks=[_check(check) for check in report.checks],
         totals=[
             verification_pb2.TrialTotal(
-                debit=money_pb2.Money(currency_code=total.currency_code, amount_minor=total.debit_minor),
-                credit=money_pb2.Money(currency_code=total.currency_code, amount_minor=total.credit_minor),
+                debit=_total(total.currency_code, total.debit_minor),
+                credit=_total(total.currency_code, total.credit_minor),
             )
             for total in report.totals
         ],
         verify_time=timestamp(report.time),
     )
+
+
+def _total(currency: str, minor: int) -> money_pb2.Money:
+    return money_pb2.Money(currency_code=currency, amount_minor=check_int64(minor, "totals"))
 
 
 def _check(check: Check) -> verification_pb2.LedgerCheck:

@@ -14,6 +14,7 @@ from dunwell_server.billing.service import exchange, reports
 from dunwell_server.billing.store.revenue_schedules import ScheduleQuery
 from dunwell_server.billing.store.rows import PageRequest
 from dunwell_server.kernel.ids import Prefix, encode
+from dunwell_server.kernel.money import check_int64
 from dunwell_server.platform.database import Row, UnitOfWork
 from dunwell_server.rpc.converters import (
     civil_date,
@@ -108,7 +109,8 @@ class ReportHandlers(BillingHandlers):
 
 
 def _money(currency: str, minor: int) -> money_pb2.Money:
-    return money_pb2.Money(currency_code=currency, amount_minor=minor)
+    """AMOUNT_OUT_OF_RANGE where the sum does not fit."""
+    return money_pb2.Money(currency_code=currency, amount_minor=check_int64(minor, "amount"))
 
 
 def _moneys(amounts: Mapping[str, int]) -> list[money_pb2.Money]:

@@ -12,6 +12,7 @@ from datetime import date, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
+from dunwell_server.billing.errors import sums_in_range
 from dunwell_server.billing.exchange import Rate
 from dunwell_server.billing.model import InvoiceState
 from dunwell_server.billing.service.clients import get_client
@@ -168,6 +169,7 @@ class Overview:
     credit: dict[str, int]
 
 
+@sums_in_range
 async def revenue_report(
     uow: UnitOfWork, start: date | None, end: date | None, *, currency: str | None = None, convert_to: str | None = None
 ) -> RevenueReport:
@@ -241,6 +243,7 @@ def _month_end(month: str) -> date:
     return _month_start(int(month[:4]) * 12 + int(month[5:]))
 
 
+@sums_in_range
 async def aging(
     uow: UnitOfWork,
     day: date | None,
@@ -278,6 +281,7 @@ def _aging_amounts(row: Row) -> AgingAmounts:
     )  # fmt: skip
 
 
+@sums_in_range
 async def trial_balance(
     uow: UnitOfWork, day: date | None, *, currency: str | None = None, convert_to: str | None = None
 ) -> TrialBalance:
@@ -321,11 +325,13 @@ async def revenue_schedules(uow: UnitOfWork, query: ScheduleQuery, page: PageReq
     return await schedule_store.select(uow, query, page)
 
 
+@sums_in_range
 async def revenue_forecast(uow: UnitOfWork, query: ScheduleQuery) -> list[Row]:
     """What is left to earn by `month` and `currency_code`, as `amount` in minor units."""
     return await schedule_store.forecast(uow, query)
 
 
+@sums_in_range
 async def overview(uow: UnitOfWork) -> Overview:
     """How the firm stands now."""
     day = today(uow)

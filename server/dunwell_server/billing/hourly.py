@@ -378,7 +378,11 @@ class _Grants:
 
     def _add(self, day: date) -> int:
         number, full = packages.numbered_period(self._engagement, day)
-        whole = clip(full, self._engagement.start_date, self._engagement.end_date)
+        start, end = self._engagement.start_date, self._engagement.end_date
+        if end is not None and start < end < self._engagement.billed_through_date:
+            # Ended after its fee was billed beyond the end, which stays billed: so do the minutes that this fee pays for.
+            end = self._engagement.billed_through_date
+        whole = clip(full, start, end)
         self._bounds[number] = (full if whole is None else whole), full
         return number
 

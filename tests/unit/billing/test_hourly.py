@@ -293,6 +293,17 @@ def test_a_partial_period_includes_its_share() -> None:
     assert (use.grant_start, use.minutes) == (date(2026, 1, 16), 310)  # 16 of 31 days of 600, rounded
 
 
+def test_a_period_whose_fee_is_billed_beyond_the_end_includes_what_that_fee_pays_for() -> None:
+    terms = replace(PLAIN, included_minutes=600)
+    ended = replace(MIXED, timing="IN_ADVANCE", end_date=date(2026, 2, 15), billed_through_date=date(2026, 3, 1))
+    (use,) = charge(worked(1, "2026-02-10", 1000), terms=terms, engagement=ended).uses
+    assert (use.minutes, use.granted_minutes) == (600, 600)
+    renewed = replace(ended, billed_through_date=date(2026, 2, 15))
+    assert charge(worked(1, "2026-02-10", 1000), terms=terms, engagement=renewed).uses[0].granted_minutes == 300
+    shifted = replace(ended, billed_through_date=date(2026, 2, 22))  # billed to an end that has since come closer
+    assert charge(worked(1, "2026-02-10", 1000), terms=terms, engagement=shifted).uses[0].granted_minutes == 450
+
+
 # Caps
 
 

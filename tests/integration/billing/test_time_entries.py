@@ -208,6 +208,17 @@ async def test_written_down_time_is_kept_and_not_billed(book: Book) -> None:
     assert late.error.metadata == {"state": "INVOICED", "allowed": "none"}
 
 
+async def test_rejected_time_is_not_cut_below_what_was_written_down(book: Book) -> None:
+    agreed = await hourly(book, await book.client())
+    (entry,) = await submitted(book, worked(agreed, JANUARY, 60))
+    await book.do(time_entries.write_down_time_entries, {entry.id: 20}, "goodwill")
+    await book.do(time_entries.reject_time_entries, [entry.id], "too much")
+    refused = await book.refused(time_entries.update_time_entry, entry.id, {"minutes": 19})
+    assert (refused.reason, field_of(refused)) == (Reason.FIELD_INVALID, "time_entry.minutes")
+    cut = await book.do(time_entries.update_time_entry, entry.id, {"minutes": 20})
+    assert (cut.minutes, cut.billable_minutes, cut.state) == (20, 0, TimeEntryState.DRAFT)
+
+
 async def test_lists_are_filtered_and_paged(book: Book) -> None:
     client, other = await book.client(), await book.client()
     first, second, third = await hourly(book, client), await mixed(book, client), await hourly(book, other)

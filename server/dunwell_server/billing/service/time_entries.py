@@ -112,7 +112,8 @@ async def update_time_entry(
 ) -> TimeEntry:
     """Change the named fields of a DRAFT or REJECTED entry, which is a DRAFT then.
 
-    Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, EXTERNAL_ID_TAKEN, PERIOD_INVALID, STATE_CONFLICT.
+    Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, EXTERNAL_ID_TAKEN, PERIOD_INVALID, STATE_CONFLICT; FIELD_INVALID for fewer minutes than
+    were written down before it was rejected.
     """
     entry = await get_time_entry(uow, entry_id, lock=True)
     check_version("TimeEntry", entry_id, entry.version, expected_version)
@@ -122,6 +123,9 @@ async def update_time_entry(
         engagement = await engagement_store.get(uow, entry.engagement_id)
         assert engagement is not None
         _check_work_date(engagement, changes["work_date"])
+    if changes.get("minutes", entry.minutes) < entry.written_down_minutes:
+        message = f"must not be less than the {entry.written_down_minutes} minutes that are written down"
+        raise field_invalid("time_entry.minutes", message)
     with external_id_unique("time_entry"):
         changed = await store.update(uow, entry_id, changes)
     await journal.record(uow, time_entry_change(changed, "updated", {"fields": sorted(changes)}))

@@ -33,6 +33,9 @@ def invalid_tax_id(country_code: str, tax_id: str) -> str | None:
     module = get_cc_module(country_code.lower(), "vat") if country_code else None
     if module is None:
         return None
+    if country_code == "JP":
+        # On invoices the corporate number is preceded by the letter of qualified issuers.
+        number = number.removeprefix("T")
     return None if _is_valid(module, number) else f"is not a VAT number of {country_code}"
 
 

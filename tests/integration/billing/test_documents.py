@@ -17,7 +17,7 @@ import pytest
 from dunwell_server.billing.documents.data import Kind
 from dunwell_server.billing.jobs.documents import Rendered, render
 from dunwell_server.billing.lines import LineInput
-from dunwell_server.billing.model import Client, Invoice
+from dunwell_server.billing.model import Client, Invoice, TaxStatus
 from dunwell_server.billing.model.credit import CreditKind
 from dunwell_server.billing.model.credit_notes import Excess
 from dunwell_server.billing.service import clients, closing, credit, credit_notes, invoices, tax_rates
@@ -216,6 +216,22 @@ async def test_a_credit_note_is_kept_too(book: Book) -> None:
     assert found.file_name == f"credit-note-{note.number}.html"
     await book.do(clients.update_client, client.id, {"name": "Somebody else"})
     assert await rendered(book, Kind.CREDIT_NOTE, note.note.id) == found
+
+
+async def test_a_credit_note_of_the_reverse_charge_says_so_too(book: Book) -> None:
+    client = await book.client(
+        address={"country_code": "DE"}, tax_id="DE136695976", tax_status=TaxStatus.REVERSE_CHARGE, locale="de-DE"
+    )
+    plain, charged = await book.sent(await book.client(), "100"), await book.sent(client, "100")
+    pages = {}
+    for invoice in (plain, charged):
+        note, _ = await book.do(credit_notes.create_credit_note, credit_notes.NoteOrder(invoice.id))
+        for form in Form:
+            content = (await rendered(book, Kind.CREDIT_NOTE, note.note.id, form, locale="de-DE")).content
+            pages[invoice.id, form] = Pdf(content).text() if form is Form.PDF else content.decode()
+    for form in Form:
+        assert "Steuerschuldnerschaft des Leistungsempfängers" in pages[charged.id, form]
+        assert "Steuerschuldnerschaft" not in pages[plain.id, form]
 
 
 async def test_a_receipt_tells_of_a_payment_by_hand(book: Book) -> None:

@@ -12,6 +12,7 @@ from dunwell_server.billing.tax_ids import country_of, invalid_tax_id
     [
         ("DE", "DE136695976"), ("DE", "136 695 976"), ("FR", "FR40303265045"), ("GR", "EL094259216"), ("GR", "094259216"),
         ("IE", "IE 6433435F"), ("GB", "GB980780684"), ("IN", "27AAPFU0939F1ZV"), ("CH", "CHE-107.787.577 IVA"), ("US", "anything"),
+        ("JP", "7000012050002"), ("JP", "T7000012050002"), ("JP", "T7-0000-1205-0002"),
     ],
 )  # fmt: skip
 def test_numbers_that_can_be(country: str, tax_id: str) -> None:
@@ -22,7 +23,7 @@ def test_numbers_that_can_be(country: str, tax_id: str) -> None:
     ("country", "tax_id"),
     [
         ("DE", "DE136695978"), ("DE", "FR40303265045"), ("DE", "12"), ("FR", "FR84323140391"), ("GB", "GB802311781"),
-        ("IN", "27AAPFU0939F1ZW"), ("IN", "DE136695976"),
+        ("IN", "27AAPFU0939F1ZW"), ("IN", "DE136695976"), ("JP", "T7000012050003"),
     ],
 )  # fmt: skip
 def test_numbers_that_cannot_be(country: str, tax_id: str) -> None:

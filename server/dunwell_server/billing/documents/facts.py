@@ -78,7 +78,10 @@ class NoteTaxFacts:
 
 @dataclass(frozen=True, slots=True)
 class CreditNoteFacts:
-    """A credit note, and the invoice that it reduces. `amount_minor` is with tax, `tax_minor` the tax in it, `taxes` that by rate."""
+    """A credit note, and the invoice that it reduces. `amount_minor` is with tax, `tax_minor` the tax in it, `taxes` that by rate.
+
+    `reverse_charge`: it takes back something of which the client owes the tax itself.
+    """
 
     firm: FirmFacts
     client: Client
@@ -92,6 +95,7 @@ class CreditNoteFacts:
     invoice_date: date | None
     lines: Sequence[NoteLineFacts] = ()
     taxes: Sequence[NoteTaxFacts] = ()
+    reverse_charge: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,7 @@ def credit_note_document(facts: CreditNoteFacts, formats: Formats) -> Document:
         lines=tuple(lines),
         totals=tuple(totals),
         memo=tuple(reason.splitlines()),
+        notes=(formats.word("tax.reverse_charge"),) if facts.reverse_charge else (),
     )
 
 

@@ -188,6 +188,7 @@ async def _credit_note(uow: UnitOfWork, wanted: Wanted) -> Prepared:
             for text, quantity, unit, net, tax in note["lines"]
         ],
         taxes=[facts.NoteTaxFacts(name, Decimal(percentage), tax) for name, percentage, tax in note["taxes"]],
+        reverse_charge=note["reverse_charge"],
     )
     make = partial(credit_note_document, made, formats)
     return Prepared(name, formats, uow.now, make=make, edition=Edition.ISSUED)

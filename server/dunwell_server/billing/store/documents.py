@@ -41,7 +41,10 @@ SELECT n.id, n.client_id, n.number, n.issue_date, n.currency_code, n.amount_mino
               FROM credit_note_line_tax c
               JOIN invoice_line_tax i ON i.firm_id = c.firm_id AND i.invoice_id = c.invoice_id AND i.line_no = c.line_no AND i.tax_no = c.tax_no
               WHERE c.firm_id = n.firm_id AND c.credit_note_id = n.id
-              GROUP BY i.name, i.percentage) t) AS taxes
+              GROUP BY i.name, i.percentage) t) AS taxes,
+       EXISTS (SELECT 1 FROM credit_note_line c
+               JOIN invoice_line_tax t ON t.firm_id = c.firm_id AND t.invoice_id = c.invoice_id AND t.line_no = c.line_no
+               WHERE c.firm_id = n.firm_id AND c.credit_note_id = n.id AND t.reverse_charge) AS reverse_charge
 FROM credit_note n JOIN invoice i ON i.firm_id = n.firm_id AND i.id = n.invoice_id
 WHERE n.firm_id = %(firm_id)s AND n.id = %(id)s
 """
@@ -106,8 +109,8 @@ async def work_on(uow: UnitOfWork, invoice_id: UUID) -> list[WorkFacts]:
 
 
 async def credit_note(uow: UnitOfWork, note_id: UUID) -> Row | None:
-    """A credit note with its invoice's number and day, `lines` of description, quantity, unit, net amount and tax, and `taxes`
-    of name, percentage and tax."""
+    """A credit note with its invoice's number and day, `lines` of description, quantity, unit, net amount and tax, `taxes` of
+    name, percentage and tax, and whether the reverse charge applies to any of the lines."""
     return await uow.fetch_one(_NOTE, {"firm_id": uow.firm_id, "id": note_id})
 
 

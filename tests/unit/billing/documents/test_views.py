@@ -141,6 +141,9 @@ def test_a_credit_note_names_its_invoice_and_the_tax_in_it() -> None:
     bare = credit_note_document(replace(made, lines=(), reason=None), EN)
     assert bare.lines[0].description == "Credit for invoice HV-7"
     assert bare.line_heads[1] == ""
+    assert document.notes == ()
+    charged = credit_note_document(replace(made, reverse_charge=True), formats_for("de"))
+    assert charged.notes == ("Steuerschuldnerschaft des Leistungsempfängers (Reverse Charge).",)
 
 
 def test_a_receipt_tells_how_it_came_and_where_it_went() -> None:

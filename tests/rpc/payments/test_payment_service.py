@@ -181,7 +181,7 @@ async def test_a_callers_deadline_ends_the_call_and_not_the_charge(served: Serve
 
     async def has_ended() -> bool:
         now = (await served.call("GetPayment", pb.GetPaymentRequest(payment_id=early.id))).payment
-        return now.state != early.state
+        return bool(now.state != early.state)
 
     await support.eventually(has_ended)
     done = (await served.call("ChargeInvoice", request)).payment

@@ -178,7 +178,9 @@ async def _win(case: _Case, theirs: ProviderDispute) -> _Case:
 async def _lose(case: _Case, theirs: ProviderDispute) -> _Case:
     """The bank decides for the client: the disputed part is taken off what the payment has settled."""
     case, _ = await _withdraw(case, theirs, now=True)
-    uow, payment = case.uow, case.payment
+    uow = case.uow
+    payment = await disputed.make_room(uow, case.payment, case.dispute.amount_minor)
+    case = replace(case, payment=payment)
     taken = min(case.dispute.amount_minor, payment.left_minor)
     parts = spread(taken, [Settled(*part) for part in payment.settled], payment.credit_minor)
     beyond = case.dispute.amount_minor - taken

@@ -10,6 +10,7 @@ from dunwell_server.billing.service.clients import get_client
 from dunwell_server.billing.service.collection import lock_invoices
 from dunwell_server.payments.model import PaymentState
 from dunwell_server.payments.service import reactions
+from dunwell_server.payments.service.refund_outcomes import give_way
 from dunwell_server.payments.store import disputed as store
 from dunwell_server.payments.store import payments
 from dunwell_server.platform.database import UnitOfWork
@@ -63,6 +64,15 @@ async def note_dispute(uow: UnitOfWork, payment_id: UUID, *, opened: int = 0, ch
     """Add to the payment's open disputes, and to what was charged back of it. While one is open it cannot be refunded."""
     if opened or charged_back:
         await store.record(uow, payment_id, opened, charged_back)
+
+
+async def make_room(uow: UnitOfWork, payment: DisputedPayment, amount_minor: int) -> DisputedPayment:
+    """The payment, locked, with room for what the bank has taken, where refunds that have not been sent keep that back."""
+    if payment.left_minor >= amount_minor:
+        return payment
+    beyond = amount_minor - payment.left_minor
+    await give_way(uow, payment.id, beyond, "the payment was charged back", code="payment_disputed")
+    return await lock_payment(uow, payment.id)
 
 
 async def stop_collection(uow: UnitOfWork, invoices: list[Invoice]) -> None:

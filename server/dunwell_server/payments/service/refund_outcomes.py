@@ -219,6 +219,23 @@ async def fail(uow: UnitOfWork, refund: Refund, evidence: Failed, source: Source
     )  # fmt: skip
 
 
+async def give_way(uow: UnitOfWork, payment_id: UUID, needed_minor: int, note: str, *, code: str | None = None) -> None:
+    """Free `needed_minor` of a (locked) payment, for money that has left it otherwise: refunds that wait for a person end, the newest first,
+    for what they ask for would go back a second time; with `code`, why they fail, also those about to be sent. What is with the provider stays.
+    """
+    for refund in await store.unsent(uow, payment_id):
+        if needed_minor <= 0:
+            return
+        if refund.state is RefundState.AWAITING_APPROVAL:
+            await store.reject(uow, refund)
+            await tell_refund(uow, refund, "refund_rejected", "refund.rejected", Severity.WARNING, note=note)
+        elif code is not None:
+            await fail(uow, refund, Failed(code), Source.EVENT)
+        else:
+            continue
+        needed_minor -= refund.amount_minor
+
+
 async def _pending(case: _Case, evidence: Pending) -> None:
     due = ladder.next_poll(case.refund.send_time or case.uow.now, case.uow.now)
     await case.settle(

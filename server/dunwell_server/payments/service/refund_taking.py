@@ -25,6 +25,7 @@ from dunwell_server.payments.service.refund_outcomes import (
     RefundApplied,
     apply_refund_outcome,
     fail,
+    give_way,
     lock_all,
     tell_refund,
 )
@@ -95,6 +96,11 @@ async def _adopt(uow: UnitOfWork, account_id: UUID, provider: str, theirs: Provi
     if theirs.money.currency != payment.currency_code:
         return Taken(None, why=f"the refund is in {theirs.money.currency}, the payment in {payment.currency_code}")
     reserve = not isinstance(evidence, Failed)
+    if reserve and not loaded.left.fits(theirs.money.minor, reserved=False):
+        # It was made at the provider, perhaps in place of one that waits here for its approval.
+        beyond = loaded.left.returned + loaded.left.reserved + theirs.money.minor - loaded.left.captured
+        await give_way(uow, payment_id, beyond, "the payment was refunded at the provider")
+        loaded = await lock_all(uow, payment_id)
     if reserve and not loaded.left.fits(theirs.money.minor, reserved=False):
         return Taken(None, why="more was refunded than is left of the payment, while other refunds are under way")
     refund_id = claimed_id(theirs) or adopted_refund_id(uow.firm_id, account_id, theirs.provider_reference)

@@ -141,6 +141,13 @@ SELECT coalesce(greatest(
 _BY_REFERENCE = """
 SELECT id FROM refund WHERE firm_id = %(firm_id)s AND account_id = %(account_id)s AND provider_reference = %(reference)s
 """
+# Newest first: what was asked for last gives way first.
+_UNSENT = f"""
+SELECT {columns(REFUND_COLUMNS, "r")} FROM refund r
+WHERE r.firm_id = %(firm_id)s AND r.payment_id = %(payment_id)s
+  AND (r.state = 'AWAITING_APPROVAL' OR (r.state = 'PROCESSING' AND r.send_state IN ('CREATED', 'NOT_SENT')))
+ORDER BY r.create_time DESC, r.id DESC FOR NO KEY UPDATE
+"""
 _PAYMENT_BY_REFERENCE = """
 SELECT p.id FROM payment p WHERE p.firm_id = %(firm_id)s AND p.account_id = %(account_id)s AND p.provider_reference = %(reference)s AND p.state = 'SUCCEEDED'
 UNION ALL
@@ -232,6 +239,12 @@ async def get(uow: UnitOfWork, refund_id: UUID, *, lock: bool = False) -> Refund
     """One refund of the firm; its payment must be locked before it is."""
     row = await uow.fetch_one(_LOCK if lock else _GET, {"firm_id": uow.firm_id, "id": refund_id})
     return _refund(row) if row else None
+
+
+async def unsent(uow: UnitOfWork, payment_id: UUID) -> list[Refund]:
+    """Refunds of a (locked) payment that surely have not happened: they wait for a person, or to be sent. Locked, the newest first."""
+    rows = await uow.fetch_all(_UNSENT, {"firm_id": uow.firm_id, "payment_id": payment_id})
+    return [_refund(row) for row in rows]
 
 
 async def load_payment(uow: UnitOfWork, payment_id: UUID) -> LoadedPayment:

@@ -40,7 +40,9 @@ class _RefundStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RefundSta
     REFUND_STATE_FAILED: _RefundState.ValueType  # 5
     """The provider refused it, or it came back. What came back after a success is the client's credit."""
     REFUND_STATE_REJECTED: _RefundState.ValueType  # 6
-    """The second person refused it. Nothing was sent."""
+    """Nothing was sent: the second person refused it, or the money left the payment otherwise while it waited, by a chargeback or by a refund made
+    at the provider.
+    """
 
 class RefundState(_RefundState, metaclass=_RefundStateEnumTypeWrapper):
     """How far a refund has come."""
@@ -58,7 +60,9 @@ REFUND_STATE_SUCCEEDED: RefundState.ValueType  # 4
 REFUND_STATE_FAILED: RefundState.ValueType  # 5
 """The provider refused it, or it came back. What came back after a success is the client's credit."""
 REFUND_STATE_REJECTED: RefundState.ValueType  # 6
-"""The second person refused it. Nothing was sent."""
+"""Nothing was sent: the second person refused it, or the money left the payment otherwise while it waited, by a chargeback or by a refund made
+at the provider.
+"""
 Global___RefundState: _TypeAlias = RefundState  # noqa: Y015
 
 class _RefundDestination:

@@ -6,10 +6,21 @@ import asyncio
 from typing import Any
 
 import pytest
+from google.type.decimal_pb2 import Decimal
 
-from dunwell.v1 import payment_failure_pb2, payment_pb2, payment_service_pb2
-from tests.integration.stripe_house.house import Firm, Refused, event_state, payment_state, reference_of, until, usd
+from dunwell.v1 import billing_service_pb2, invoice_pb2, payment_failure_pb2, payment_pb2, payment_service_pb2
+from tests.integration.stripe_house.house import (
+    Firm,
+    Refused,
+    event_state,
+    method_state,
+    payment_state,
+    reference_of,
+    until,
+    usd,
+)
 from tests.integration.stripe_house.payloads import MIDDLE, NEW, OLD, payment_intent
+from tests.providers.stripe.loopback import Reply
 
 pay = payment_service_pb2
 
@@ -89,6 +100,39 @@ async def test_a_failure_told_by_webhook_only_after_the_answer_was_lost(firm: Fi
     )
     assert event_state(won) == "APPLIED", won.last_error
     assert await firm.invoice_state(invoice_id) == "PAID"
+
+
+@pytest.mark.parametrize("code", ["amount_too_small", "amount_too_large"])
+async def test_a_refusal_of_the_amount_leaves_the_card_for_other_invoices(firm: Firm, code: str) -> None:
+    client_id, invoice_id = await firm.payer(dollars=28)
+    original = firm.stripe._charge
+
+    async def refuse(form: dict[str, str]) -> Reply:
+        return Reply.of(
+            {"error": {"type": "invalid_request_error", "code": code, "message": "Amount", "param": "amount"}}, 400
+        )
+
+    firm.stripe._charge = refuse  # type: ignore[method-assign]
+    try:
+        payment = await firm.charge(invoice_id)
+    finally:
+        firm.stripe._charge = original  # type: ignore[method-assign]
+    assert (payment_state(payment), failure(payment)) == ("FAILED", "PROCESSING_ERROR")
+    assert [method_state(each) for each in await firm.methods(client_id)] == ["ACTIVE"]
+    assert payment_state(await firm.charge(await firm.invoice(client_id, 29))) == "SUCCEEDED"
+
+
+async def test_an_amount_that_stripe_cannot_express_leaves_the_card_for_others(firm: Firm) -> None:
+    """Stripe takes Bahraini dinars in hundredths: a thousandth is refused before anything is sent."""
+    client = await firm.client(currency_code="BHD")
+    await firm.method(client.id)
+    states = []
+    for amount in ("1.005", "1.010"):
+        line = invoice_pb2.InvoiceLine(description="Work", unit_price=Decimal(value=amount))
+        invoice = invoice_pb2.Invoice(client_id=client.id, currency_code="BHD", lines=[line], payment_terms_days=0)
+        made = await firm.call(billing_service_pb2.CreateInvoiceRequest(invoice=invoice, finalize=True))
+        states.append(payment_state(await firm.charge(made.invoice.id)))
+    assert states == ["FAILED", "SUCCEEDED"]
 
 
 @pytest.mark.parametrize("whose", ["firm", "owner"])

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from dunwell.v1 import admin_service_pb2, billing_service_pb2, checkout_pb2, firm_pb2, payment_service_pb2
+from dunwell.v1 import admin_service_pb2, billing_service_pb2, checkout_pb2, client_pb2, firm_pb2, payment_service_pb2
 from tests.integration.stripe_house.conftest import new_firm
 from tests.integration.stripe_house.house import (
     Firm,
@@ -20,7 +20,8 @@ from tests.integration.stripe_house.house import (
     payment_state,
     until,
 )
-from tests.integration.stripe_house.payloads import MIDDLE, NEW, OLD, card
+from tests.integration.stripe_house.payloads import MIDDLE, NEW, OLD, card, payment_intent
+from tests.providers.stripe.loopback import Drop
 
 pay = payment_service_pb2
 billing = billing_service_pb2
@@ -64,6 +65,25 @@ async def test_a_customer_is_made_once_and_kept_up_to_date(whose: str, firms: di
     assert (theirs["name"], theirs["email"]) == ("Grace Hopper", "grace@example.com")
     read = (await firm.call(pay.GetProviderCustomerRequest(client_id=client.id))).provider_customer
     assert (read.provider_reference, read.deleted, read.adopted) == (first, False, False)
+
+
+async def test_a_customer_whose_making_was_not_answered_is_found_under_another_address(firm: Firm) -> None:
+    """Stripe made it, the answer was lost, the client's address was mended meanwhile: the key stands for the customer that was made."""
+    client = await firm.client(email="wrong@example.com")
+
+    async def lost(path: str, _: dict[str, object]) -> None:
+        if path == "/v1/customers":
+            raise Drop
+
+    firm.stripe.before_answer = lost
+    with pytest.raises(Refused, match="PROVIDER_UNAVAILABLE"):
+        await ensure(firm, client.id)
+    firm.stripe.before_answer = None
+    mended = client_pb2.Client(id=client.id, email="right@example.com")
+    await firm.call(billing.UpdateClientRequest(client=mended, update_mask=FieldMask(paths=["email"])))
+    reference = await ensure(firm, client.id)
+    named = [each for each in await firm.stripe._all("customers") if each["metadata"].get("client") == client.id]
+    assert [(each["id"], each["email"]) for each in named] == [(reference, "right@example.com")]
 
 
 async def test_several_ask_for_the_same_customer_at_once(firm: Firm) -> None:
@@ -269,3 +289,40 @@ async def test_a_set_up_made_elsewhere_is_ignored(firm: Firm) -> None:
             "metadata": {"firm": firm.id}, "payment_method": "pm_elsewhere", "status": "succeeded", "usage": "off_session"}  # fmt: skip
     told = await firm.told("setup_intent.succeeded", body)
     assert (event_state(told), told.last_error) == ("IGNORED", "")
+
+
+@pytest.mark.parametrize(
+    "decline",
+    [
+        {"code": "card_declined", "decline_code": "new_account_information_available"},
+        {"code": "incorrect_cvc", "decline_code": None},
+    ],
+)
+async def test_a_card_that_waits_for_its_client_is_usable_once_it_is_another_card(
+    firm: Firm, decline: dict[str, str | None]
+) -> None:
+    """Its bank said that the account has a new card, and the network's updater brings it. What stays the same card stays blocked."""
+    client_id, invoice_id = await firm.payer("pm_sandbox_acceptThenDrop", 44)
+    [attempt] = (await firm.charge(invoice_id)).attempts
+    written = {"firm": firm.id, "key": attempt.idempotency_key}
+    error = {"type": "card_error", "message": "Your card was declined.", **decline}
+    refused = payment_intent(f"pi_{uuid4().hex}", 4400, "requires_payment_method", written, last_payment_error=error)
+    assert event_state(await firm.told("payment_intent.payment_failed", refused)) == "APPLIED"
+    [method] = await firm.methods(client_id)
+    assert method_state(method) == "NEEDS_ACTION"
+    same = {
+        "brand": "visa",
+        "last4": method.card.last4,
+        "exp_month": method.card.exp_month,
+        "exp_year": method.card.exp_year,
+    }
+    for changed, state in (({"country": "CA"}, "NEEDS_ACTION"), ({"last4": "1881"}, "ACTIVE")):
+        customer = await ensure(firm, client_id)
+        renewed = card(method.provider_method_id, customer, **{**same, "fingerprint": None, **changed})
+        firm.stripe.overlay[method.provider_method_id] = renewed
+        told = await firm.told("payment_method.automatically_updated", renewed)
+        assert event_state(told) == "APPLIED", told.last_error
+        [method] = await firm.methods(client_id)
+        assert method_state(method) == state
+    firm.stripe.behaviour.pop(method.provider_method_id)
+    assert payment_state(await firm.charge(invoice_id)) == "SUCCEEDED"

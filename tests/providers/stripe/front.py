@@ -113,7 +113,7 @@ class Front:
         match (seen.method, parts):
             case "POST", ["payment_intents"]:
                 return await self._charge(seen.form)
-            case "GET", ["payment_intents" | "refunds" | "events" as collection]:
+            case "GET", ["payment_intents" | "refunds" | "events" | "customers" as collection]:
                 return await self._list(collection, dict(seen.query))
             case "GET", ["customers", customer, "payment_methods"]:
                 query = {"customer": customer, "type": "card", "limit": "100"}

@@ -108,6 +108,27 @@ async def test_each_answer_has_one_class_and_is_asked_for_once(name: str) -> Non
     assert (outcome.outcome, outcome.executed) == (expected, executed)
 
 
+@pytest.mark.parametrize(
+    ("answer", "why", "wait"),
+    [
+        (error(429, code="rate_limit", headers={"retry-after": "7"}), "rate limited", 7.0),
+        (error(429), "rate limited", None),
+        (Reply(429, b"slow down"), "rate limited", None),
+        (error(401), "credentials not accepted", None),
+    ],
+)
+async def test_a_refund_that_is_turned_away_says_why(answer: Reply, why: str, wait: float | None) -> None:
+    """In the words of a charge's answer: by these whoever sends knows that the account's limit was met, and lets it rest."""
+    refund = RefundRequest(
+        account=TEST_ACCOUNT, key="k", firm="f", payment="p", refund="r", payment_reference="pi_1", money=Money("USD", 1)
+    )  # fmt: skip
+    async with stripe_answering(answer) as (provider, _):
+        refused, charge = await provider.refund(refund), await provider.charge(charge_request())
+    assert (refused.outcome, refused.evidence["why"]) == (RefundOutcomeClass.NOT_SENT, why)
+    assert refused.retry_after_seconds == wait
+    assert charge.evidence["why"] == why
+
+
 async def test_a_stalled_answer_is_unknown_after_the_total_timeout() -> None:
     outcome, server = await charged(Stall, total_timeout=0.2)
     assert outcome.outcome is OutcomeClass.UNKNOWN
@@ -301,7 +322,7 @@ async def test_an_error_about_a_payment_that_goes_on_is_unknown(status: str) -> 
             DeclineClass.CUSTOMER,
         ),
         ({"code": "resource_missing", "param": "customer"}, FailureCode.MISSING_PAYMENT_METHOD, DeclineClass.CUSTOMER),
-        ({"code": "amount_too_small", "param": "amount"}, FailureCode.PROCESSING_ERROR, DeclineClass.CUSTOMER),
+        ({"code": "amount_too_small", "param": "amount"}, FailureCode.PROCESSING_ERROR, DeclineClass.SOFT),
         ({"code": "parameter_unknown", "param": "bogus"}, FailureCode.PROCESSING_ERROR, DeclineClass.TECHNICAL),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Final
 from uuid import UUID
 
 from dunwell_server.billing.service.clients import get_client
@@ -16,6 +17,9 @@ from dunwell_server.platform.database import UnitOfWork
 from dunwell_server.platform.journal import Category, Change, record
 from dunwell_server.platform.work import WorkKind, wake
 from dunwell_server.providers.base import MethodDetails
+
+_IDENTITY: Final = frozenset({"last4", "exp_month", "exp_year", "fingerprint"})
+"""Columns whose change means another card, or one that is good for longer."""
 
 
 async def save(
@@ -103,7 +107,8 @@ async def detach(uow: UnitOfWork, method: PaymentMethod) -> bool:
 
 
 async def renew(uow: UnitOfWork, method: PaymentMethod, details: MethodDetails) -> bool:
-    """The provider, or the card network through it, says something new of a method; one that had expired can be charged again.
+    """The provider, or the card network through it, says something new of a method. One that waits for its client can be charged again when
+    it is another card by now, and when it had expired.
 
     By firm policy retries that wait for it are made at once; their count stays. False where nothing of it is new.
     """
@@ -111,7 +116,10 @@ async def renew(uow: UnitOfWork, method: PaymentMethod, details: MethodDetails) 
     columns = {name: value for name, value in method_columns(details).items() if value is not None}
     if all(getattr(method, name) == value for name, value in columns.items() if name != "kind"):
         return False
-    revived = method.state is MethodState.NEEDS_ACTION and method.block_code == FailureCode.EXPIRED_CARD
+    another_card = any(name in _IDENTITY and getattr(method, name) != value for name, value in columns.items())
+    revived = method.state is MethodState.NEEDS_ACTION and (
+        another_card or method.block_code == FailureCode.EXPIRED_CARD
+    )
     state = MethodState.ACTIVE if revived else method.state
     await customers.refresh_method(
         uow, method.id, method_columns(details), state, None if revived else method.block_code

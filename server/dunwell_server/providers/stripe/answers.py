@@ -10,7 +10,8 @@ timeout, reset, 5xx, unparsable, anything not below      UNKNOWN
 400 ``idempotency_error``                                UNKNOWN: the key was used for something else
 400, 404, 422 with ``Stripe-Should-Retry: true``         UNKNOWN: not Stripe's last word
 400, 404, 422: no such payment method                    DECLINED HARD: there is none (any more)
-400, 404, 422 about method, customer or size otherwise   DECLINED CUSTOMER: repeating it cannot help
+400, 404, 422 about method or customer otherwise         DECLINED CUSTOMER: repeating it cannot help
+400, 404, 422 about the amount or a limit of Stripe's    DECLINED SOFT: nothing is wrong with the method
 400, 404, 422 otherwise                                  DECLINED TECHNICAL: our request is wrong; a few tries
 =======================================================  ======================================================
 
@@ -43,8 +44,8 @@ _BEING_EXECUTED: Final = frozenset({"lock_timeout", "idempotency_key_in_use"})
 _AUTHENTICATION_FAILED: Final = frozenset(
     {"payment_intent_authentication_failure", "setup_intent_authentication_failure", "authentication_required"}
 )
-# Refusals that no repetition changes, though nothing is wrong with the method.
-_POINTLESS: Final = frozenset(
+# Nothing is wrong with the method, which others may be paid with: it must not be blocked for this.
+_NOT_THE_METHOD: Final = frozenset(
     {"amount_too_small", "amount_too_large", "customer_max_payments", "customer_max_subscriptions"}
 )
 _METHOD_PARAMS: Final = frozenset({"payment_method", "source", "card"})
@@ -103,8 +104,8 @@ def _refusal_class(refused: Refused) -> tuple[FailureCode, DeclineClass]:
         return FailureCode.PROCESSING_ERROR, DeclineClass.CUSTOMER
     if refused.param == "customer":
         return FailureCode.MISSING_PAYMENT_METHOD, DeclineClass.CUSTOMER
-    if refused.code in _POINTLESS:
-        return FailureCode.PROCESSING_ERROR, DeclineClass.CUSTOMER
+    if refused.code in _NOT_THE_METHOD:
+        return FailureCode.PROCESSING_ERROR, DeclineClass.SOFT
     return FailureCode.PROCESSING_ERROR, DeclineClass.TECHNICAL
 
 

@@ -68,7 +68,7 @@ class ChargeCalls(Calls):
             return Outcome(
                 outcome=OutcomeClass.DECLINED,
                 failure_code=FailureCode.PROCESSING_ERROR,
-                decline_class=DeclineClass.CUSTOMER,
+                decline_class=DeclineClass.SOFT,  # The method is as good as it was, for other amounts.
                 provider_code="amount_not_representable",
                 message=payer_message(FailureCode.PROCESSING_ERROR),
                 executed=False,

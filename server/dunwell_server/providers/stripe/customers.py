@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from dunwell_server.providers import http
@@ -20,7 +21,7 @@ from dunwell_server.providers.base import (
     ProviderUnavailable,
 )
 from dunwell_server.providers.stripe.answers import refusal, refusal_is_final, request, unparsable
-from dunwell_server.providers.stripe.calls import PAGE_SIZE, Calls, TooMany, all_items, existing
+from dunwell_server.providers.stripe.calls import PAGE_SIZE, Calls, TooMany, all_items, existing, seconds
 from dunwell_server.providers.stripe.client import NAME, Refused, ask, fresh_key
 from dunwell_server.providers.stripe.reading import (
     Body,
@@ -36,6 +37,7 @@ from dunwell_server.providers.stripe.reading import (
 if TYPE_CHECKING:
     from stripe.params import (
         CustomerCreateParams,
+        CustomerListParams,
         CustomerPaymentMethodListParams,
         CustomerUpdateParams,
         PaymentMethodCreateParams,
@@ -52,6 +54,9 @@ _KINDS: Final = {
     **dict.fromkeys(("link", "paypal", "cashapp", "amazon_pay", "revolut_pay", "alipay"), MethodKind.WALLET),
 }
 
+_KEYS_LIVE: Final = timedelta(hours=25)
+"""How long Stripe remembers keys, and how far its clock may be from ours."""
+
 
 class CustomerCalls(Calls):
     """`abilities.Customers`, and `base.Provider`'s calls about customers and methods."""
@@ -64,11 +69,41 @@ class CustomerCalls(Calls):
             params["name"] = client.name
         if client.email:
             params["email"] = client.email
-        made = await request(self._client(account).v1.customers.create_async(params, {"idempotency_key": key}))
         try:
+            made = await request(self._client(account).v1.customers.create_async(params, {"idempotency_key": key}))
             return CustomerRef(text(made, "id"))
+        except ProviderRefused as refused:
+            if refused.provider_code != "idempotency_error":
+                raise
+            # An earlier try, whose answer was lost, was made when the client had another name or address.
+            found = await self._made_before(account, key)
+            if found is None:
+                raise
         except ValueError:
             raise unparsable() from None
+        await self.update_customer(account, found, name=client.name or None, email=client.email or None, metadata={})
+        return CustomerRef(found)
+
+    async def _made_before(self, account: ProviderAccount, key: str) -> str | None:
+        """The customer that was made under the key while Stripe remembers it; None where there is none."""
+        customers = self._client(account).v1.customers
+        since = seconds(datetime.now(UTC) - _KEYS_LIVE)
+
+        async def page(after: str | None) -> Body:
+            params: CustomerListParams = {"limit": PAGE_SIZE, "created": {"gte": since}}
+            if after is not None:
+                params["starting_after"] = after
+            return await request(customers.list_async(params))
+
+        try:
+            async for item in all_items(page):
+                if metadata(item).get("key") == key:
+                    return text(item, "id")
+        except TooMany:
+            raise ProviderUnavailable(NAME, "too many customers to search") from None
+        except ValueError:
+            raise unparsable() from None
+        return None
 
     async def get_customer(self, account: ProviderAccount, reference: str) -> ProviderCustomer:
         return _customer(await request(self._client(account).v1.customers.retrieve_async(existing(reference))))

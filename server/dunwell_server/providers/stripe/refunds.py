@@ -178,7 +178,8 @@ def refund_refusal(refused: Refused) -> RefundOutcome:
             outcome=RefundOutcomeClass.NOT_SENT,
             executed=False,
             retry_after_seconds=refused.retry_after,
-            evidence=known,
+            # The words by which whoever sends knows that the account's limit was met, and rests.
+            evidence={**known, "why": "rate limited" if refused.rate_limited else "credentials not accepted"},
         )
     if refused.error is not None and (refused.status == 402 or refusal_is_final(refused)):
         return RefundOutcome(

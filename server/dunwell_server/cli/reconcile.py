@@ -37,6 +37,9 @@ async def reconcile(
     params = _params(provider, since, until)
     kind = RunKind.RECONCILIATION
     async with application(COMMAND) as app:
+        if provider is not None and provider not in app.registry.names:
+            # Nothing can differ at one that does not exist: that would look like agreement.
+            raise CommandError(f"--provider must be one of {', '.join(app.registry.names)}", USAGE)
         rows = await firms(app.database, COMMAND, firm_id)
         parent = None
         if firm_id is None and rows:

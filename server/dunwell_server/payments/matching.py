@@ -68,6 +68,8 @@ class Ours:
     in_hand: bool
     """Somebody is asking about it at this moment."""
     send_time: datetime | None = None
+    by_hand: bool = False
+    """A person has said that it succeeded; `reference` is the provider's own word since, None: the provider has said nothing yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,8 @@ def compare(ours: Ours, theirs: Theirs) -> Decision:
                     f"the provider {theirs.amount_minor} {theirs.currency_code} (minor units)"
                 )
                 return Decision(Step.DIFFERS, "AMOUNT_DIFFERS", message)
+            if ours.state is AttemptState.SUCCEEDED and ours.by_hand and ours.reference is None:
+                return TAKE
             if ours.state is AttemptState.SUCCEEDED:
                 return MATCHED if same_object else Decision(Step.ADOPT)
             return WAITS if ours.in_hand else TAKE

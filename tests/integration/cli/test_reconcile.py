@@ -149,7 +149,10 @@ async def test_a_firm_whose_record_agrees_charges_again(dunwell: Command, world:
     [
         (["reconcile", "--since", "2026-03-02", "--until", "2026-03-01"], "--until lies before --since"),
         (["reconcile", "--since", "some day"], "--since"),
+        (["reconcile", "--provider", "stirpe"], "--provider must be one of"),
         (["report", "payments", "--json", "--csv"], "either --json or --csv"),
+        (["report", "payments", "--currency", "usd"], "UNKNOWN_CURRENCY"),
+        (["report", "payments", "--currency", "XYZ"], "UNKNOWN_CURRENCY"),
         (["report", "payments", "--since", "2020-01-01", "--until", "2026-01-01"], "PERIOD_INVALID"),
         (["recover", "enter", "--since", "2999-01-01"], "future"),
     ],

@@ -68,6 +68,11 @@ def test_a_second_object_under_one_key_is_money_of_its_own_or_nothing() -> None:
     assert compare(mine, theirs(PAID, reference="pi_2")).step is Step.ADOPT
     assert compare(mine, theirs(REFUSED, reference="pi_2")).step is Step.MATCHED
     assert compare(replace(mine, reference=None), theirs(PAID, reference="pi_2")).step is Step.MATCHED
+    by_hand = replace(mine, reference=None, by_hand=True)
+    assert compare(by_hand, theirs(PAID, reference="pi_2")).step is Step.TAKE, "now the provider says which it was"
+    confirmed = replace(mine, by_hand=True)
+    assert compare(confirmed, theirs(PAID, reference="pi_1")).step is Step.MATCHED
+    assert compare(confirmed, theirs(PAID, reference="pi_2")).step is Step.ADOPT
 
 
 def test_keys_are_read_back_and_nothing_else_is() -> None:

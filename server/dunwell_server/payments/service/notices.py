@@ -14,14 +14,17 @@ from dunwell_server.inbox.ports import Applied, NotYet, Origin
 from dunwell_server.kernel.errors import DunwellError
 from dunwell_server.kernel.ids import Prefix, decode, encode
 from dunwell_server.payments.evidence import Declined, Evidence, Pending, Succeeded
-from dunwell_server.payments.model import PaymentKind, Source, attempt_id_of
+from dunwell_server.payments.matching import Step, Theirs
+from dunwell_server.payments.model import AttemptState, PaymentKind, Source, attempt_id_of
 from dunwell_server.payments.page_model import SessionState
 from dunwell_server.payments.reading import evidence_of
 from dunwell_server.payments.service import customers, saving
+from dunwell_server.payments.service.adoption import adopt
 from dunwell_server.payments.service.checkouts import apply_page
 from dunwell_server.payments.service.outcomes import apply_outcome
+from dunwell_server.payments.service.reconciliation import pairs
 from dunwell_server.payments.service.setups import apply_setup
-from dunwell_server.payments.store import attempts, checkouts, payments, setups
+from dunwell_server.payments.store import attempts, checkouts, payments, reconciliation, setups
 from dunwell_server.payments.store import customers as customer_store
 from dunwell_server.payments.store.reconciliation import adopted
 from dunwell_server.platform.database import UnitOfWork
@@ -59,6 +62,10 @@ async def payment_told(uow: UnitOfWork, origin: Origin, notice: PaymentNotice) -
         await wake(uow, WorkKind.ATTEMPTS)
         return Applied(f"a try on the page of payment {encode(Prefix.PAYMENT, payment_id)}; the page is asked about")
     applied = await apply_outcome(uow, attempt_id, evidence, Source.EVENT)
+    if isinstance(evidence, Succeeded) and applied.state is AttemptState.SUCCEEDED and not applied.changed:
+        again = await _paid_again(uow, origin, notice, evidence)
+        if again is not None:
+            return again
     said = f"payment {encode(Prefix.PAYMENT, applied.payment_id)}, attempt {applied.state.value}"
     return Applied(said if applied.changed else f"{said}: nothing new")
 
@@ -68,6 +75,22 @@ async def _attempt_of(uow: UnitOfWork, origin: Origin, notice: PaymentNotice) ->
     if found is not None:
         return attempt_id_of(UUID(found[1]), int(found[2]))
     return await attempts.by_reference(uow, origin.account_id, notice.provider_reference)
+
+
+async def _paid_again(uow: UnitOfWork, origin: Origin, notice: PaymentNotice, evidence: Succeeded) -> Applied | None:
+    """Money under a key whose attempt has succeeded as another payment of the provider's: it came on top, and is recorded. None: it did not."""
+    found = None if notice.key is None else _KEY.fullmatch(notice.key)
+    account = await reconciliation.account(uow, origin.account_id)
+    if found is None or account is None or await attempts.by_reference(uow, account.id, notice.provider_reference):
+        return None
+    [pair] = await pairs(uow, account, [Theirs(
+        notice.provider_reference, notice.key, True, UUID(found[1]), int(found[2]), evidence.amount_minor, evidence.currency_code, evidence,
+        notice.outcome.provider_time or uow.now, notice.customer_reference,
+    )])  # fmt: skip
+    if pair.decision.step is not Step.ADOPT:
+        return None
+    adopted_now = await adopt(uow, account, pair.theirs, pair.ours)
+    return None if adopted_now is None else Applied(adopted_now.message or "money came a second time")
 
 
 async def _counts(uow: UnitOfWork, payment_id: UUID, evidence: Evidence) -> bool:

@@ -137,10 +137,20 @@ async def _accept(case: Case, outcome: Evidence, verdict: Verdict) -> Applied:
         assert isinstance(outcome, Succeeded)
         return await _late_landing(case, outcome, verdict.state)
     if verdict.state is None:
+        await _name(case, outcome)
         return await _inconclusive(case, outcome, holds_fence=_holds_fence(case))
     follow_up = await settle(case, outcome)
     _recorded(case)
     return Applied(attempt_id, payment_id, verdict.state, True, follow_up)
+
+
+async def _name(case: Case, outcome: Evidence) -> None:
+    """A success that a person has told of is confirmed: from now on the payment has the provider's id, not what the person has typed."""
+    attempt = case.loaded.attempt
+    by_hand = attempt.state is AttemptState.SUCCEEDED and (attempt.evidence or {}).get("by_hand") is True
+    if by_hand and isinstance(outcome, Succeeded) and outcome.reference:
+        await payments.note_reference(case.uow, attempt.payment_id, outcome.reference)
+        await remember(case.uow, attempt.account_id, outcome.reference)
 
 
 def _recorded(case: Case) -> None:

@@ -89,7 +89,8 @@ async def preview(uow: UnitOfWork, account: ProviderAccount, pair: Pair) -> Find
     """What a dry run tells of it; nothing is written."""
     match pair.decision.step:
         case Step.TAKE:
-            return None if await _landed(uow, pair) else _taken(account, pair)
+            confirmed = pair.ours is not None and pair.ours.by_hand and pair.ours.state is AttemptState.SUCCEEDED
+            return None if confirmed or await _landed(uow, pair) else _taken(account, pair)
         case Step.ADOPT:
             return await adoption.preview(uow, account, pair.theirs, pair.ours)
         case Step.DIFFERS:

@@ -9,6 +9,7 @@ from typing import Final
 
 from dunwell_server.kernel.calendar import local_date
 from dunwell_server.kernel.errors import DunwellError, Reason
+from dunwell_server.kernel.money import known_currency
 from dunwell_server.payments.model import PaymentMethod
 from dunwell_server.payments.store import reports as store
 from dunwell_server.payments.store.reports import Reach
@@ -84,7 +85,9 @@ async def payment_report(
     currency: str | None = None,
     provider: str | None = None,
 ) -> PaymentReport:
-    """The report of [since, until) in firm time; the last 90 days where neither is given. Errors: PERIOD_INVALID."""
+    """The report of [since, until) in firm time; the last 90 days where neither is given. Errors: PERIOD_INVALID, UNKNOWN_CURRENCY."""
+    if currency is not None:
+        known_currency(currency)
     # A test clock stands still: what ends at this very instant belongs to it.
     until = until or uow.now + timedelta(microseconds=1)
     since = since or until - DEFAULT_RANGE

@@ -7,18 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from dunwell_server.kernel.errors import DunwellError, Reason
+from psycopg.errors import UniqueViolation
+
+from dunwell_server.kernel.errors import DunwellError, Reason, field_invalid
 from dunwell_server.kernel.ids import Prefix, encode
 from dunwell_server.payments.evidence import Declined, Evidence, NotSent, Succeeded
 from dunwell_server.payments.model import AttemptState, DeclineClass, Failure, FailureCode, Source
 from dunwell_server.payments.service.outcomes import apply_outcome
-from dunwell_server.payments.store import approvals
+from dunwell_server.payments.store import approvals, payments
 from dunwell_server.platform.approvals import ApprovalKind, same_person
 from dunwell_server.platform.database import Row, UnitOfWork
 from dunwell_server.platform.journal import Category, Change, Severity, record
 
 _WHAT = """
-SELECT a.id, a.payment_id, a.state, a.needs_person, a.amount_minor, a.currency_code, a.attempt_no, p.client_id, p.invoice_id
+SELECT a.id, a.payment_id, a.state, a.provider_reference, a.needs_person, a.amount_minor, a.currency_code, a.attempt_no, p.client_id, p.invoice_id
 FROM attempt a JOIN payment p ON p.firm_id = a.firm_id AND p.id = a.payment_id WHERE a.firm_id = %(firm_id)s AND a.id = %(id)s
 """
 
@@ -49,7 +51,7 @@ async def resolve(uow: UnitOfWork, attempt_id: UUID, resolution: Resolution) -> 
     """Apply what a person found out, or keep it as a proposal for a second person.
 
     Errors: PERMISSION_DENIED without a named person, RESOURCE_NOT_FOUND, ATTEMPT_NOT_RESOLVABLE, APPROVAL_REQUIRED when the same person
-    confirms, STATE_CONFLICT when the second person says otherwise.
+    confirms, STATE_CONFLICT when the second person says otherwise, FIELD_INVALID for a provider's payment that is another attempt's.
     """
     person = uow.context.actor.person
     if person is None:
@@ -108,12 +110,19 @@ def _open_to_persons(subject: Row) -> bool:
 async def _apply(uow: UnitOfWork, subject: Row, resolution: Resolution, too_late: Reason) -> None:
     applied = None
     if _open_to_persons(subject):
-        applied = await apply_outcome(uow, subject["id"], _evidence(subject, resolution), Source.PERSON)
+        try:
+            applied = await apply_outcome(uow, subject["id"], _evidence(subject, resolution), Source.PERSON)
+        except UniqueViolation as error:
+            raise field_invalid(
+                "provider_reference", "the provider's payment of that id is another attempt's"
+            ) from error
     if applied is None or not applied.changed:
         state = subject["state"] if applied is None else applied.state.value
         raise DunwellError(
             too_late, f"The attempt is {state} by now.", metadata={"state": state, "allowed": "none"}, resource=_resource(subject["id"])
         )  # fmt: skip
+    if applied.state is AttemptState.SUCCEEDED and subject["provider_reference"] is None:
+        await payments.mark_by_hand(uow, subject["id"])
     await _tell(uow, subject, resolution, "attempt_resolved", "attempt.resolved")
 
 

@@ -55,6 +55,14 @@ INSERT INTO payment_allocation (firm_id, payment_id, invoice_id, currency_code, 
 SELECT %(firm_id)s, p.id, invoice_id, %(currency)s, amount_minor
 FROM p, unnest(%(invoices)s::uuid[], %(amounts)s::bigint[]) AS l (invoice_id, amount_minor)
 """
+_BY_HAND = """
+UPDATE attempt SET evidence = coalesce(evidence, '{}') || '{"by_hand": true}', version = version + 1
+WHERE firm_id = %(firm_id)s AND id = %(id)s
+"""
+_NOTE_REFERENCE = """
+UPDATE payment SET provider_reference = %(reference)s, version = version + 1
+WHERE firm_id = %(firm_id)s AND id = %(id)s AND provider_reference IS NULL
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +135,16 @@ async def page(
         "until": wanted.until_time, "last_time": after[0] if after else None, "last_id": after[1] if after else None, "limit": limit,
     }  # fmt: skip
     return [build(Payment, row) for row in await uow.fetch_all(_OLDEST if oldest_first else _NEWEST, params)]
+
+
+async def mark_by_hand(uow: UnitOfWork, attempt_id: UUID) -> None:
+    """A person said that the attempt has succeeded, and what the provider calls it: the provider's own word for it is yet to come."""
+    await uow.execute(_BY_HAND, {"firm_id": uow.firm_id, "id": attempt_id})
+
+
+async def note_reference(uow: UnitOfWork, payment_id: UUID, reference: str) -> None:
+    """What the provider calls a payment that a person has settled; the first word counts."""
+    await uow.execute(_NOTE_REFERENCE, {"firm_id": uow.firm_id, "id": payment_id, "reference": reference})
 
 
 async def insert_received(uow: UnitOfWork, received: Received) -> None:

@@ -31,16 +31,18 @@ _ACCOUNT: Final = """
 SELECT id, firm_id, provider, mode, credentials, key_id, version FROM control.provider_account
 WHERE id = %(id)s AND (firm_id = %(firm_id)s OR firm_id IS NULL)
 """
+# What a person has typed is no word of the provider's, which is kept with the payment once it is known.
 _OURS: Final = """
-a.id AS attempt_id, a.payment_id, p.client_id, p.invoice_id, a.state, a.idempotency_key AS key, a.provider_reference AS reference,
+a.id AS attempt_id, a.payment_id, p.client_id, p.invoice_id, a.state, a.idempotency_key AS key,
+CASE WHEN a.evidence ? 'by_hand' THEN p.provider_reference ELSE a.provider_reference END AS reference,
 a.amount_minor, a.currency_code, coalesce(a.lease_until > clock_timestamp(), false) AND a.state = 'SENT' AND NOT %(recovering)s AS in_hand,
-a.first_send_time AS send_time"""
+a.first_send_time AS send_time, coalesce(a.evidence ? 'by_hand', false) AS by_hand"""
 _MATCH: Final = f"""
 SELECT {_OURS} FROM attempt a JOIN payment p ON p.firm_id = a.firm_id AND p.id = a.payment_id
 WHERE a.firm_id = %(firm_id)s AND a.account_id = %(account_id)s
   AND (a.idempotency_key = ANY(%(keys)s) OR a.provider_reference = ANY(%(references)s))
 UNION ALL
-SELECT NULL, p.id, p.client_id, p.invoice_id, 'SUCCEEDED', NULL, p.provider_reference, p.amount_minor, p.currency_code, false, NULL
+SELECT NULL, p.id, p.client_id, p.invoice_id, 'SUCCEEDED', NULL, p.provider_reference, p.amount_minor, p.currency_code, false, NULL, false
 FROM payment p
 WHERE p.firm_id = %(firm_id)s AND p.account_id = %(account_id)s AND p.provider_reference = ANY(%(references)s) AND p.kind = 'ADOPTED'
 """

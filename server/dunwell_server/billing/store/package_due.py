@@ -93,11 +93,12 @@ class Scope:
 
 
 # A chunk touches a few thousand rows of tables that may grow a hundredfold during the run. So its statements are planned
-# anew each time (`prepare=False`: a kept plan would be that of small tables), and by index, in the index's order.
+# anew each time (`prepare=False`: a kept plan would be that of small tables), and by index, in the index's order. For any values: of a firm
+# that came after the last ANALYZE the statistics say that it has no rows, and any index led by firm_id would do for a look-up by id.
 READ_BY_INDEX: Final = """
 SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
        set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
-       set_config('enable_sort', 'off', true)
+       set_config('enable_sort', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)
 """
 _COLUMNS: Final = """
 e.id, e.client_id, e.pricing_mode, e.currency_code, e.start_date, e.end_date, e.fee_minor, e.billing_interval, e.anchor,

@@ -10,15 +10,18 @@ from uuid import UUID
 from dunwell_server.platform.database import Row, UnitOfWork
 from dunwell_server.platform.questions import Question, ask
 
-# Days before the issue belong to the issue's own day: a posting never lies before the invoice it is about.
+# Days before the issue belong to the issue's own day: a posting never lies before the invoice it is about. Invoice by invoice: a join's plan would
+# rest on how many lines the firm is believed to have.
 _SCHEDULE: Final = """
+WITH made AS MATERIALIZED (SELECT %(firm_id)s::uuid AS firm_id, id FROM unnest(%(ids)s::uuid[]) AS id)
 INSERT INTO revenue_schedule (firm_id, invoice_id, line_no, currency_code, start_date, end_date, amount_minor, recognized_through_date)
-SELECT l.firm_id, l.invoice_id, l.line_no, i.currency_code, l.period_start, l.period_end,
-       l.amount_minor - l.discount_minor - l.tax_included_minor, greatest(l.period_start, i.issue_date)
-FROM invoice i JOIN invoice_line l ON l.firm_id = i.firm_id AND l.invoice_id = i.id
-WHERE i.firm_id = %(firm_id)s AND i.id = ANY(%(ids)s) AND l.in_advance AND l.period_start IS NOT NULL
-  AND l.amount_minor - l.discount_minor - l.tax_included_minor > 0
-ORDER BY l.invoice_id, l.line_no
+SELECT made.firm_id, made.id, l.line_no, l.currency_code, l.period_start, l.period_end, l.amount_minor, greatest(l.period_start, l.issue_date)
+FROM made CROSS JOIN LATERAL (
+    SELECT l.line_no, i.currency_code, l.period_start, l.period_end, l.amount_minor - l.discount_minor - l.tax_included_minor AS amount_minor, i.issue_date
+    FROM invoice i JOIN invoice_line l ON l.firm_id = made.firm_id AND l.invoice_id = made.id
+    WHERE i.firm_id = made.firm_id AND i.id = made.id AND l.in_advance AND l.period_start IS NOT NULL OFFSET 0) l
+WHERE l.amount_minor > 0
+ORDER BY made.id, l.line_no
 """
 _DUE: Final = """
 SELECT EXISTS (SELECT 1 FROM revenue_schedule WHERE firm_id = %(firm_id)s AND close_time IS NULL)

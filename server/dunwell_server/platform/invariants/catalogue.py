@@ -7,7 +7,7 @@ from typing import Final
 from dunwell_server.platform.invariants.model import Check, Fetch, Invariant, run
 
 _TENANT = "c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND c.relname <> 'alembic_version'"
-_FIRM = "(firm_id = (NULLIF(current_setting(''app.firm_id''::text, true), ''''::text))::uuid)"
+_FIRM = "(NULLIF(current_setting(''app.firm_id''::text, true), ''''::text))::uuid"
 
 APPEND_ONLY: Final = (
     "audit_event",
@@ -38,7 +38,7 @@ CATALOGUE: Final = (
             SELECT string_agg(format('%%s FOR %%s TO %%s USING %%s CHECK %%s', policyname, cmd, roles::text, qual, with_check), '; ' ORDER BY policyname) AS policies,
                    count(*) AS policies_count,
                    count(*) FILTER (WHERE policyname = 'application' AND permissive = 'PERMISSIVE' AND cmd = 'ALL' AND roles = '{{dunwell_app}}'
-                                      AND qual = '{_FIRM}' AND with_check = '{_FIRM}') AS application,
+                                      AND qual = '(firm_id = ( SELECT {_FIRM} AS "nullif"))' AND with_check = '(firm_id = {_FIRM})') AS application,
                    count(*) FILTER (WHERE policyname = 'owner' AND cmd = 'ALL' AND qual = 'true' AND with_check = 'true'
                                       AND roles = ARRAY[pg_get_userbyid(c.relowner)]) AS owner,
                    count(*) FILTER (WHERE policyname = 'auditor' AND cmd = 'SELECT' AND roles = '{{dunwell_auditor}}' AND qual = 'true') AS auditor

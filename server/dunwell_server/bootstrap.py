@@ -40,6 +40,7 @@ from dunwell_server.billing.service.renewals import auto_renew_engagements
 from dunwell_server.billing.service.tax_rates import TableTaxCalculator
 from dunwell_server.billing.store.due import marks_due, packages_due, renewals_due
 from dunwell_server.config import Settings
+from dunwell_server.disputes import service as disputes
 from dunwell_server.disputes.notices import DisputeApplier
 from dunwell_server.inbox.jobs.applying import InboxHandler
 from dunwell_server.inbox.jobs.gaps import GapPoller, GapsHandler
@@ -308,6 +309,7 @@ def wire(settings: Settings) -> Bus:
     bus.provide(PaymentOptions, DocumentPayments())  # type: ignore[type-abstract]
     bus.provide(ApprovalDesk, Approvals())  # type: ignore[type-abstract]
     reactions.subscribe(bus)
+    disputes.subscribe(bus)
     return bus
 
 

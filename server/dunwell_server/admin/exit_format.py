@@ -91,7 +91,7 @@ def read_header(line: bytes) -> Header:
         if data["format"] != FORMAT:
             raise ValueError
         version = data["version"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise damaged("format", f"The first line is not that of a {FORMAT} file.", line=1) from None
     if version != VERSION:
         raise damaged(
@@ -153,6 +153,10 @@ class Checker:
             prefix = prefix_of(name)
         if not line.endswith(b"}}\n"):
             raise damaged("format", f"Line {self._line} is not a whole row of {name}.", table=name, line=self._line)
+        try:
+            line.decode()
+        except UnicodeDecodeError:
+            raise damaged("format", f"Line {self._line} is not UTF-8.", table=name, line=self._line) from None
         self.sums[name].add(line, 1)
         return name, line[len(prefix) : -2]
 
@@ -169,7 +173,7 @@ class Checker:
                 str(each["name"]): (int(each["rows"]), str(each["sha256"]))
                 for each in json.loads(line)["manifest"]["tables"]
             }
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise damaged("format", "The manifest cannot be read.", line=self._line) from None
         if list(told) != self._order:
             raise damaged("manifest", "The manifest names other tables than the first line.", line=self._line)

@@ -86,7 +86,8 @@ PURGED: Final[dict[str, str]] = {
 """Tables whose rows are kept until the date given at the erasure, then deleted as a whole, and why."""
 
 KEPT_TABLES: Final[dict[str, str]] = {
-    "audit_event": "the audit trail is evidence and chained: it names objects by id, staff as actors, and no clients",
+    "audit_event": "the audit trail is evidence and chained: it names objects by id, staff as actors, and no clients; of texts it has"
+    " the numbers of invoices, why they were voided or written off, and the names of tax rates and coupons",
     "audit_seal": "hashes of the audit trail",
     "ledger_posting": "the books: kinds of facts and ids",
     "ledger_entry": "the books: accounts and amounts",

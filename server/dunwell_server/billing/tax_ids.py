@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from stdnum import get_cc_module
@@ -16,6 +17,8 @@ EU_COUNTRIES: Final = frozenset({
 """The member states, by ISO 3166-1 alpha-2 code."""
 _PREFIXES: Final = {"GR": "EL"}
 """What a VAT number begins with where that is not the country's code."""
+_SG_GST: Final = re.compile(r"M[0-9A-Z]-?[0-9]{7}-?[0-9A-Z]")
+"""GST numbers of Singapore other than a company's UEN, as M90363008H and MR-8500123-4; how their last character is made is not published."""
 
 
 def invalid_tax_id(country_code: str, tax_id: str) -> str | None:
@@ -32,6 +35,8 @@ def invalid_tax_id(country_code: str, tax_id: str) -> str | None:
         return None if _is_valid(gstin, number) else "is not a GSTIN"
     module = get_cc_module(country_code.lower(), "vat") if country_code else None
     if module is None:
+        return None
+    if country_code == "SG" and _SG_GST.fullmatch(number):
         return None
     if country_code == "JP":
         # On invoices the corporate number is preceded by the letter of qualified issuers.

@@ -91,6 +91,16 @@ def _write_rows(file: Any, columns: Sequence[str], rows: Iterable[Sequence[Any]]
     writer.writerows(rows)
 
 
+def _converted_column(convert_to: str | None) -> list[str]:
+    """The last column where numbers are converted: the rows with `yes` repeat the others, converted and added up."""
+    return [] if convert_to is None else ["converted"]
+
+
+def _marks(convert_to: str | None) -> tuple[list[str], list[str]]:
+    """What a row has in that column: one as it stands, and one that is converted."""
+    return ([], []) if convert_to is None else (["no"], ["yes"])
+
+
 def say_rates(output: Output, rates: Sequence[Rate]) -> None:
     """The rates that converted numbers were made with."""
     for rate in rates:
@@ -133,8 +143,9 @@ async def ageing(*, firm_id: str | None, as_of: date | None, convert_to: str | N
             *_BUCKET_NAMES,
             "total",
             "invoices",
+            *_converted_column(convert_to),
         )
-        write_csv(outputs.csv, columns, (row for firm, aging in found for row in _aging_rows(firm, aging)))
+        write_csv(outputs.csv, columns, (row for firm, aging in found for row in _aging_rows(firm, aging, convert_to)))
     if outputs.csv != "-":
         for firm, aging in found:
             _show_aging(output, firm, aging)
@@ -178,12 +189,19 @@ def plain(minor: int, currency: str) -> str:
     return money(minor, currency).removeprefix(f"{currency} ") if minor else "–"
 
 
-def _aging_rows(firm: FirmRow, aging: Aging) -> Iterable[list[Any]]:
-    for each in aging.clients:
-        yield [
-            firm.public_id, firm.display_name, aging.day, encode(Prefix.CLIENT, each.client_id), each.client_name, each.amounts.currency_code,
-            *major(each.amounts.currency_code, (*each.amounts.buckets, each.amounts.total)), each.amounts.invoices,
+def _aging_rows(firm: FirmRow, aging: Aging, convert_to: str | None) -> Iterable[list[Any]]:
+    plain_mark, converted_mark = _marks(convert_to)
+
+    def row(client_id: str, name: str, amounts: AgingAmounts) -> list[Any]:
+        values = major(amounts.currency_code, (*amounts.buckets, amounts.total))
+        return [
+            firm.public_id, firm.display_name, aging.day, client_id, name, amounts.currency_code, *values, amounts.invoices
         ]  # fmt: skip
+
+    for each in aging.clients:
+        yield [*row(encode(Prefix.CLIENT, each.client_id), each.client_name, each.amounts), *plain_mark]
+    if aging.converted is not None:
+        yield [*row("", "", aging.converted), *converted_mark]
 
 
 def major(currency: str, amounts: Iterable[int]) -> list[str]:
@@ -241,8 +259,8 @@ async def revenue(
     output = Output(as_json=outputs.as_json)
     output.result({"command": "report revenue", "firms": [_revenue_json(firm, each) for firm, each in found]})
     if outputs.csv is not None:
-        columns = ("firm_id", "firm", "month", "currency_code", *_REVENUE_NAMES)
-        write_csv(outputs.csv, columns, (row for firm, each in found for row in _revenue_rows(firm, each)))
+        columns = ("firm_id", "firm", "month", "currency_code", *_REVENUE_NAMES, *_converted_column(convert_to))
+        write_csv(outputs.csv, columns, (row for firm, each in found for row in _revenue_rows(firm, each, convert_to)))
     if outputs.csv != "-":
         for firm, each in found:
             _show_revenue(output, firm, each)
@@ -282,10 +300,12 @@ def _show_months(
     output.say(rows)
 
 
-def _revenue_rows(firm: FirmRow, report: RevenueReport) -> Iterable[list[Any]]:
-    for each in report.months:
-        amounts = major(each.currency_code, (getattr(each, name) for name in _REVENUE_NAMES))
-        yield [firm.public_id, firm.display_name, each.month, each.currency_code, *amounts]
+def _revenue_rows(firm: FirmRow, report: RevenueReport, convert_to: str | None) -> Iterable[list[Any]]:
+    # The converted months end with their sum, which is not a month.
+    for months, mark in zip((report.months, report.converted[:-1]), _marks(convert_to), strict=True):
+        for each in months:
+            amounts = major(each.currency_code, (getattr(each, name) for name in _REVENUE_NAMES))
+            yield [firm.public_id, firm.display_name, each.month, each.currency_code, *amounts, *mark]
 
 
 def _revenue_json(firm: FirmRow, report: RevenueReport) -> dict[str, Any]:
@@ -336,8 +356,9 @@ async def trial_balance(
     output = Output(as_json=outputs.as_json)
     output.result({"command": "report trial-balance", "firms": [_balance_json(firm, each) for firm, each in found]})
     if outputs.csv is not None:
-        columns = ("firm_id", "firm", "as_of_date", "currency_code", "account", "debit", "credit", "balance")
-        write_csv(outputs.csv, columns, (row for firm, each in found for row in _balance_rows(firm, each)))
+        names = ("firm_id", "firm", "as_of_date", "currency_code", "account", "debit", "credit", "balance")
+        columns = (*names, *_converted_column(convert_to))
+        write_csv(outputs.csv, columns, (row for firm, each in found for row in _balance_rows(firm, each, convert_to)))
     if outputs.csv != "-":
         for firm, each in found:
             _show_balance(output, firm, each)
@@ -382,10 +403,11 @@ def _by_currency(accounts: Sequence[reports.AccountBalance]) -> list[tuple[str, 
     return [(code, [each for each in accounts if each.currency_code == code]) for code in codes]
 
 
-def _balance_rows(firm: FirmRow, report: TrialBalance) -> Iterable[list[Any]]:
-    for each in report.accounts:
-        amounts = major(each.currency_code, (each.debit, each.credit, each.balance))
-        yield [firm.public_id, firm.display_name, report.day, each.currency_code, each.account, *amounts]
+def _balance_rows(firm: FirmRow, report: TrialBalance, convert_to: str | None) -> Iterable[list[Any]]:
+    for accounts, mark in zip((report.accounts, report.converted), _marks(convert_to), strict=True):
+        for each in accounts:
+            amounts = major(each.currency_code, (each.debit, each.credit, each.balance))
+            yield [firm.public_id, firm.display_name, report.day, each.currency_code, each.account, *amounts, *mark]
 
 
 def _balance_json(firm: FirmRow, report: TrialBalance) -> dict[str, Any]:

@@ -23,7 +23,11 @@ AsOf = Annotated[
 OneCurrency = Annotated[str | None, typer.Option("--currency", metavar="CODE", help="Only this currency.")]
 ConvertTo = Annotated[
     str | None,
-    typer.Option("--convert-to", metavar="CODE", help="Convert to this currency too, with the firm's exchange rates."),
+    typer.Option(
+        "--convert-to",
+        metavar="CODE",
+        help="Convert to this currency too, with the firm's exchange rates; in CSV as rows of their own, marked in the last column.",
+    ),
 ]
 CsvFile = Annotated[
     str | None, typer.Option("--csv", metavar="FILE", help="Write CSV, in major units; - for standard output.")

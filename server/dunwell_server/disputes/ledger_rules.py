@@ -49,3 +49,14 @@ def lost(dispute: Dispute, owed: int, recovered: int, version: int) -> Posting:
 def unlost(dispute: Dispute, owed: int, recovered: int, version: int) -> Posting:
     """The reverse, when a lost dispute is open again. `dispute` is as it was when lost."""
     return _posting(dispute, f"appealed_{version}", _lost_entries(dispute, owed, recovered, -1))
+
+
+def covered(dispute: Dispute, owed: int, recovered: int, credit: int, version: int) -> Posting:
+    """Part of what the firm had borne of a lost dispute is there after all: it is owed again, or taken from the client's credit."""
+    currency, client = dispute.currency_code, dispute.client_id
+    return _posting(dispute, f"covered_{version}", [
+        Entry(Account.RECEIVABLE, owed, currency, client),
+        Entry(Account.RECOVERIES, recovered, currency),
+        Entry(Account.CLIENT_CREDIT, credit, currency, client),
+        Entry(Account.BAD_DEBT, -(owed + recovered + credit), currency),
+    ])  # fmt: skip

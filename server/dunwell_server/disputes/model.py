@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -52,11 +52,11 @@ class Dispute:
     withdrawn: bool
     """The provider has taken amount and fee."""
     charged_back_minor: int
-    """Taken from the payment when it was lost."""
+    """Taken from the payment when it was lost; after an appeal, what its invoices could not take again: they had been paid otherwise."""
     credit_minor: int
-    """Of that, taken from the client's credit."""
+    """Taken from the client's credit when it was lost."""
     loss_minor: int
-    """Of that, borne by the firm: the money had gone elsewhere already."""
+    """Borne by the firm: the money had gone elsewhere already."""
     respond_by_time: datetime | None
 
 
@@ -134,3 +134,24 @@ def spread(amount: int, settled: Sequence[Settled], credit: int) -> Spread:
             left -= taken
     from_credit = min(left, max(credit, 0))
     return Spread(tuple(parts), from_credit, left - from_credit)
+
+
+def settle_again(dispute: Dispute, held: Sequence[Settled], open_amounts: Mapping[UUID, int]) -> Spread:
+    """What undoing a lost dispute gives back: to the invoices that it `held` charged back, as far as they still owe that (minor units by
+    invoice); all else to the client's credit, save what the firm had borne, which is the firm's again."""
+    parts: list[Settled] = []
+    left = dispute.amount_minor - dispute.credit_minor - dispute.loss_minor
+    for part in held:
+        returned = min(left, part.amount_minor, open_amounts.get(part.invoice_id, 0))
+        if returned > 0:
+            parts.append(Settled(part.invoice_id, returned))
+            left -= returned
+    return Spread(tuple(parts), dispute.credit_minor + left, dispute.loss_minor)
+
+
+def merged(held: Sequence[Settled], parts: Sequence[Settled], *, sign: int = 1) -> list[Settled]:
+    """What is held charged back of each invoice once `parts` are added to it, or with `sign` -1 taken off it."""
+    amounts = {part.invoice_id: part.amount_minor for part in held}
+    for part in parts:
+        amounts[part.invoice_id] = amounts.get(part.invoice_id, 0) + sign * part.amount_minor
+    return [Settled(invoice_id, amount) for invoice_id, amount in amounts.items()]

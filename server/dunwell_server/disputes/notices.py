@@ -9,7 +9,7 @@ from uuid import UUID
 import structlog
 
 from dunwell_server.disputes.service import apply_dispute
-from dunwell_server.inbox.ports import Applied, NotYet, Origin
+from dunwell_server.inbox.ports import Applied, NotYet, Origin, Unusable
 from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.kernel.ids import Prefix, encode
 from dunwell_server.payments.service.disputed import find_payment, is_settled
@@ -85,6 +85,8 @@ class DisputeApplier:
             return Applied.ignored("a dispute of a payment that is none of ours")
         if payment_id is None or not await is_settled(uow, payment_id):
             raise NotYet(f"the book has no received payment {located.reference}")
+        if theirs.money.minor <= 0:
+            raise Unusable("a dispute about no money")
         applied = await apply_dispute(uow, origin.account_id, payment_id, theirs, fresh=prepared.dispute is not None)
         dispute = applied.dispute
         what = f"{dispute.kind.value.lower()} {encode(Prefix.DISPUTE, dispute.id)} is {dispute.state.value}"

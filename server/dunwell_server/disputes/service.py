@@ -12,12 +12,25 @@ from dunwell_server.billing.model.credit import CreditKind, CreditSource, Credit
 from dunwell_server.billing.service import credit
 from dunwell_server.billing.service.disputes import DisputeChange, apply_disputes
 from dunwell_server.disputes import ledger_rules, store
-from dunwell_server.disputes.model import Dispute, DisputeKind, DisputeState, Settled, Spread, next_state, said, spread
+from dunwell_server.disputes.model import (
+    Dispute,
+    DisputeKind,
+    DisputeState,
+    Settled,
+    Spread,
+    merged,
+    next_state,
+    said,
+    settle_again,
+    spread,
+)
 from dunwell_server.kernel.ids import Prefix, derive_uuid, encode
 from dunwell_server.ledger.service import post
+from dunwell_server.payments.events import RefundGivenUp
 from dunwell_server.payments.service import disputed
 from dunwell_server.payments.service.disputed import DisputedPayment
 from dunwell_server.platform.database import UnitOfWork
+from dunwell_server.platform.domain_events import Bus
 from dunwell_server.platform.journal import Category, Change, Severity, record
 from dunwell_server.providers.abilities import ProviderDispute
 
@@ -55,6 +68,11 @@ class _Case:
         }
         event = "dispute." + action.removeprefix("payment_").removeprefix("dispute_")
         await record(self.uow, Change(Category.DISPUTE, action, "dispute", dispute.id, event, severity, metadata))
+
+
+def subscribe(bus: Bus) -> None:
+    """Wire disputes to payments' events."""
+    bus.subscribe(RefundGivenUp, on_refund_given_up)
 
 
 async def apply_dispute(
@@ -179,20 +197,24 @@ async def _lose(case: _Case, theirs: ProviderDispute) -> _Case:
     """The bank decides for the client: the disputed part is taken off what the payment has settled."""
     case, _ = await _withdraw(case, theirs, now=True)
     uow = case.uow
-    payment = await disputed.make_room(uow, case.payment, case.dispute.amount_minor)
+    kept = case.dispute.charged_back_minor
+    wanted = case.dispute.amount_minor - kept
+    payment = await disputed.make_room(uow, case.payment, wanted)
     case = replace(case, payment=payment)
-    taken = min(case.dispute.amount_minor, payment.left_minor)
+    taken = min(wanted, payment.left_minor)
     parts = spread(taken, [Settled(*part) for part in payment.settled], payment.credit_minor)
-    beyond = case.dispute.amount_minor - taken
+    # What an appeal had turned into credit is taken from the credit again, as far as it is still there.
+    from_credit = parts.credit_minor + min(kept, max(payment.credit_minor - parts.credit_minor, 0))
+    owed = sum(part.amount_minor for part in parts.invoices)
     dispute = replace(
-        case.dispute, state=DisputeState.LOST, charged_back_minor=taken, credit_minor=parts.credit_minor,
-        loss_minor=parts.loss_minor + beyond,
+        case.dispute, state=DisputeState.LOST, charged_back_minor=kept + taken, credit_minor=from_credit,
+        loss_minor=case.dispute.amount_minor - owed - from_credit,
     )  # fmt: skip
     version = await store.update(uow, dispute)
-    await store.allocate(uow, dispute, list(parts.invoices))
+    await store.allocate(uow, dispute, merged(await store.allocations(uow, dispute.id), parts.invoices))
     await post(uow, [ledger_rules.lost(dispute, _owed_again(case, parts), _recovered(case, parts), version)])
     await credit.take(
-        uow, dispute.client_id, dispute.currency_code, parts.credit_minor, CreditUseKind.CHARGED_BACK, (CreditSource.DISPUTE, dispute.id),
+        uow, dispute.client_id, dispute.currency_code, from_credit, CreditUseKind.CHARGED_BACK, (CreditSource.DISPUTE, dispute.id),
         first=payment.id,
     )  # fmt: skip
     await disputed.note_dispute(uow, payment.id, opened=-1, charged_back=taken)
@@ -202,26 +224,57 @@ async def _lose(case: _Case, theirs: ProviderDispute) -> _Case:
     return case
 
 
+async def on_refund_given_up(uow: UnitOfWork, event: RefundGivenUp) -> None:
+    """What a refund on its way had kept back when a dispute was lost is there after all: it is charged back now, no loss of the firm's."""
+    for dispute in await store.short(uow, event.payment_id):
+        payment = await disputed.lock_payment(uow, event.payment_id)
+        more = min(dispute.amount_minor - dispute.charged_back_minor, payment.left_minor)
+        if more <= 0:
+            continue
+        parts = spread(more, [Settled(*part) for part in payment.settled], payment.credit_minor)
+        case = _Case(uow, replace(
+            dispute, charged_back_minor=dispute.charged_back_minor + more, credit_minor=dispute.credit_minor + parts.credit_minor,
+            loss_minor=dispute.loss_minor - more + parts.loss_minor,
+        ), payment)  # fmt: skip
+        version = await store.update(uow, case.dispute)
+        await store.allocate(uow, dispute, merged(await store.allocations(uow, dispute.id), parts.invoices))
+        owed, recovered = _owed_again(case, parts), _recovered(case, parts)
+        await post(uow, [ledger_rules.covered(case.dispute, owed, recovered, parts.credit_minor, version)])
+        await credit.take(
+            uow, dispute.client_id, dispute.currency_code, parts.credit_minor, CreditUseKind.CHARGED_BACK, (CreditSource.DISPUTE, dispute.id),
+            first=payment.id,
+        )  # fmt: skip
+        await disputed.note_dispute(uow, payment.id, charged_back=more)
+        changes = {part.invoice_id: DisputeChange(charged_back=part.amount_minor) for part in parts.invoices}
+        await apply_disputes(uow, changes)
+        await case.tell("dispute_updated", Severity.WARNING)
+
+
 async def _unlose(case: _Case) -> _Case:
-    """A lost dispute is open again, on appeal: what was charged back counts as received until it is decided anew."""
+    """A lost dispute is open again, on appeal: what was charged back counts as received until it is decided anew.
+
+    What an invoice does not owe any more, because it was paid otherwise since, stays charged back of it, and is the client's credit.
+    """
     uow, dispute = case.uow, case.dispute
-    parts = await store.allocations(uow, dispute.id)
-    taken = Spread(tuple(parts), dispute.credit_minor, dispute.loss_minor)
-    reopened = replace(dispute, state=DisputeState.UNDER_REVIEW, charged_back_minor=0, credit_minor=0, loss_minor=0)
+    held = await store.allocations(uow, dispute.id)
+    returned = settle_again(dispute, held, {each.id: each.open_amount for each in case.payment.invoices.values()})
+    kept = sum(part.amount_minor for part in held) - sum(part.amount_minor for part in returned.invoices)
+    reopened = replace(dispute, state=DisputeState.UNDER_REVIEW, charged_back_minor=kept, credit_minor=0, loss_minor=0)
     version = await store.update(uow, reopened)
-    await post(uow, [ledger_rules.unlost(dispute, _owed_again(case, taken), _recovered(case, taken), version)])
+    undone = replace(dispute, credit_minor=returned.credit_minor)
+    await post(uow, [ledger_rules.unlost(undone, _owed_again(case, returned), _recovered(case, returned), version)])
     await credit.add(uow, [NewCredit(
-        dispute.client_id, dispute.currency_code, CreditKind.DISPUTE_ADJUSTMENT, dispute.credit_minor, CreditSource.DISPUTE, dispute.id
+        dispute.client_id, dispute.currency_code, CreditKind.DISPUTE_ADJUSTMENT, returned.credit_minor, CreditSource.DISPUTE, dispute.id
     )])  # fmt: skip
-    await store.allocate(uow, dispute, [Settled(part.invoice_id, 0) for part in parts])
-    await disputed.note_dispute(uow, case.payment.id, opened=1, charged_back=-dispute.charged_back_minor)
-    await apply_disputes(uow, _changes(case, parts, opened=1, lost=-1, sign=-1))
+    await store.allocate(uow, dispute, merged(held, returned.invoices, sign=-1))
+    await disputed.note_dispute(uow, case.payment.id, opened=1, charged_back=kept - dispute.charged_back_minor)
+    await apply_disputes(uow, _changes(case, returned.invoices, opened=1, lost=-1, sign=-1))
     await disputed.stop_collection(uow, list(case.payment.invoices.values()))
     return _Case(uow, reopened, await disputed.lock_payment(uow, case.payment.id))
 
 
 def _changes(
-    case: _Case, parts: tuple[Settled, ...] | list[Settled], *, opened: int, lost: int, sign: int = 1
+    case: _Case, parts: tuple[Settled, ...], *, opened: int, lost: int, sign: int = 1
 ) -> dict[UUID, DisputeChange]:
     amounts = {part.invoice_id: part.amount_minor * sign for part in parts}
     return {invoice_id: DisputeChange(opened, lost, amounts.get(invoice_id, 0)) for invoice_id in case.payment.invoices}

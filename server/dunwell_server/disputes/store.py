@@ -15,6 +15,11 @@ _COLUMNS: Final = (
 _GET: Final = f"""
 SELECT {_COLUMNS} FROM dispute WHERE firm_id = %(firm_id)s AND account_id = %(account_id)s AND provider_reference = %(reference)s
 """
+_SHORT: Final = f"""
+SELECT {_COLUMNS} FROM dispute
+WHERE firm_id = %(firm_id)s AND payment_id = %(payment_id)s AND resolution = 'LOST' AND charged_back_minor < amount_minor
+ORDER BY create_time, id FOR NO KEY UPDATE
+"""
 _INSERT: Final = f"""
 INSERT INTO dispute (firm_id, id, payment_id, client_id, account_id, provider, provider_reference, kind, state, reason, currency_code, amount_minor,
                      respond_by_time, open_time, close_time, resolution, update_time)
@@ -52,6 +57,12 @@ async def get(uow: UnitOfWork, account_id: UUID, reference: str, *, lock: bool =
     values = {"firm_id": uow.firm_id, "account_id": account_id, "reference": reference}
     row = await uow.fetch_one(_GET + (" FOR NO KEY UPDATE" if lock else ""), values)
     return _dispute(row) if row else None
+
+
+async def short(uow: UnitOfWork, payment_id: UUID) -> list[Dispute]:
+    """Lost disputes of a (locked) payment that had not enough left for them, locked, the oldest first."""
+    rows = await uow.fetch_all(_SHORT, {"firm_id": uow.firm_id, "payment_id": payment_id})
+    return [_dispute(row) for row in rows]
 
 
 async def insert(uow: UnitOfWork, values: dict[str, Any]) -> Dispute:

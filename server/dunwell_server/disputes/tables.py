@@ -71,4 +71,4 @@ dispute_allocation = tenant_table(
     Index("dispute_allocation_invoice_idx", "firm_id", "invoice_id"),
     key=("dispute_id", "invoice_id"),
 )
-"""What a lost dispute holds charged back of an invoice; zero again once it is won on appeal."""
+"""What a lost dispute holds charged back of an invoice; on appeal less what the invoice still owes, which is zero unless it was paid otherwise."""

@@ -42,6 +42,14 @@ class NotYet(Exception):
         self.why = why
 
 
+class Unusable(Exception):
+    """What the event tells can never be true, however often it is tried: it is put aside at once, for a person to see."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where a notice came from: the account's row and its provider, and the event that brought it."""
@@ -73,7 +81,7 @@ class EventApplier(Protocol):
         ...
 
     async def apply(self, uow: UnitOfWork, origin: Origin, notice: Any, prepared: Any) -> Applied:
-        """Take the notice over, in the transaction that marks the event applied. NotYet: roll back and try again later."""
+        """Take the notice over, in the transaction that marks the event applied. NotYet: roll back and try again later. Unusable: quarantined."""
         ...
 
 

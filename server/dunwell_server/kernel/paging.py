@@ -50,9 +50,8 @@ class PageToken:
 
     def encode(self, key: bytes) -> str:
         """URL-safe text without padding, signed with ``key`` (HMAC-SHA256)."""
-        payload = json.dumps(
-            [_VERSION, self.filter_hash, [_pack(value) for value in self.values]], separators=(",", ":")
-        ).encode()
+        values = [_VERSION, self.filter_hash, [_pack(value) for value in self.values]]
+        payload = json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
         return _to_text(_sign(payload, key) + payload)
 
     @staticmethod

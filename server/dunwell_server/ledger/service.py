@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from psycopg.errors import NumericValueOutOfRange
+
+from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.ledger import store
 from dunwell_server.ledger.model import Posting
 from dunwell_server.platform.database import UnitOfWork
@@ -21,10 +24,18 @@ class ClientBalance:
 
 
 async def post(uow: UnitOfWork, postings: Sequence[Posting]) -> None:
-    """Post business facts in the caller's transaction; facts without an amount leave no trace."""
+    """Post business facts in the caller's transaction; facts without an amount leave no trace.
+
+    Errors: AMOUNT_OUT_OF_RANGE where what a client owes or holds would leave 64 bits.
+    """
     worth = [posting for posting in postings if posting.entries]
-    if worth:
+    if not worth:
+        return
+    try:
         await store.insert(uow, worth)
+    except NumericValueOutOfRange as error:
+        message = "What the client owes or holds in this currency would not fit a 64-bit integer."
+        raise DunwellError(Reason.AMOUNT_OUT_OF_RANGE, message) from error
 
 
 async def client_balances(uow: UnitOfWork, client_id: UUID) -> list[ClientBalance]:

@@ -42,6 +42,7 @@ class Change:
 
     `action` is the audit action in snake case (`invoice_finalized`); `event` is the outbox type (`invoice.finalized`) or None where the
     world need not know. `metadata` goes to both: small, JSON-ready, free of secrets and of personal data beyond what the action needs.
+    `event_only` goes to the event alone: texts that people wrote, which an erasure takes out of the feed and could not out of the chained trail.
     """
 
     category: Category
@@ -51,13 +52,14 @@ class Change:
     event: str | None = None
     severity: Severity = Severity.INFO
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    event_only: Mapping[str, Any] = field(default_factory=dict)
 
 
 _RECORD = """
 WITH change AS MATERIALIZED (
     SELECT * FROM unnest(%(ids)s::uuid[], %(categories)s::text[], %(actions)s::text[], %(severities)s::text[], %(types)s::text[],
-                         %(objects)s::uuid[], %(metadata)s::jsonb[], %(events)s::text[], %(event_ids)s::uuid[]) WITH ORDINALITY
-        AS c (id, category, action, severity, object_type, object_id, metadata, event, event_id, position)
+                         %(objects)s::uuid[], %(metadata)s::jsonb[], %(payloads)s::jsonb[], %(events)s::text[], %(event_ids)s::uuid[]) WITH ORDINALITY
+        AS c (id, category, action, severity, object_type, object_id, metadata, payload, event, event_id, position)
 ), audited AS (
     INSERT INTO audit_event (firm_id, id, category, action, severity, object_type, object_id, actor, actor_role, method, request_id, metadata, firm_time)
     SELECT %(firm_id)s, id, category, action, severity, object_type, object_id, %(actor)s, %(role)s, %(method)s, %(request_id)s, metadata, %(now)s
@@ -67,7 +69,7 @@ INSERT INTO event (firm_id, id, type, object_type, object_id, object_seq, payloa
 SELECT %(firm_id)s, event_id, event, object_type, object_id,
        coalesce((SELECT max(object_seq) FROM event e WHERE e.firm_id = %(firm_id)s AND e.object_id = change.object_id), 0)
            + row_number() OVER (PARTITION BY object_id ORDER BY position),
-       metadata, %(now)s
+       payload, %(now)s
 FROM change WHERE event IS NOT NULL ORDER BY position
 """
 
@@ -89,6 +91,7 @@ def _parameters(uow: UnitOfWork, changes: Sequence[Change]) -> dict[str, Any]:
         "types": [change.object_type for change in changes],
         "objects": [change.object_id for change in changes],
         "metadata": [Jsonb(dict(change.metadata)) for change in changes],
+        "payloads": [Jsonb({**change.metadata, **change.event_only}) for change in changes],
         "events": [change.event for change in changes],
         "event_ids": [uuid7() for _ in changes],
         "actor": context.actor.label,

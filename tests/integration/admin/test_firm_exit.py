@@ -214,6 +214,10 @@ async def test_a_damaged_file_is_refused_by_name_and_leaves_nothing(empty: Datab
         (resealed(dropped(file, "client")), "refused", ""),
         (resealed(changed(file, b'"amount_minor":1000,"period_start"', b'"amount_minor":999,"period_start"')), "refused", "invoice_line"),
         (changed(file, b'"columns":["id",', b'"columns":["soul","id",'), "unknown_column", "control.firm"),
+        (resealed(changed(file, b'"name":"Ada"', b'"name":"\xed\xa0\xbd"')), "format", "client"),
+        (changed(file, b'"columns":["id",', b'"columns":["id","id",'), "format", "control.firm"),
+        (b"[" * 200_000 + b"\n", "format", ""),
+        (file[: file.rindex(b'{"manifest"')] + b'{"manifest":' + b"[" * 200_000 + b"\n", "format", ""),
     ]  # fmt: skip
     for damaged, cause, table in cases:
         error = await refused(empty, books.firm, damaged)

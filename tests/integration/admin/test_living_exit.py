@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import random
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -15,11 +18,13 @@ from dunwell_server.billing.model.credit import CreditKind
 from dunwell_server.billing.service import closing, coupons, credit, recognition, tax_rates
 from dunwell_server.billing.store.coupons import NewCoupon
 from dunwell_server.billing.store.tax_rates import NewTaxRate
+from dunwell_server.kernel.errors import Reason
 from dunwell_server.kernel.money import Money
 from dunwell_server.platform.context import Actor, CallContext, Role
 from dunwell_server.platform.database import Database, UnitOfWork
 from tests import support
 from tests.integration.admin.books import INSTALLATION, exported, imported, tables_of, without
+from tests.integration.admin.test_firm_exit import changed, dropped, refused, resealed
 from tests.integration.billing.book import Book
 from tests.integration.billing.conftest import book, db, make_book
 from tests.integration.billing.living import live_until
@@ -40,7 +45,7 @@ async def elsewhere(cluster_url: str, db: Database) -> AsyncIterator[Database]:
 async def live(book: Book) -> None:
     """Some months of a firm's life, with something of everything that billing knows."""
     await book.do(tax_rates.create_tax_rate, NewTaxRate("VAT", Decimal(19), "DE"))
-    client = await book.client(address={"country_code": "DE"})
+    client = await book.client(address={"country_code": "DE"}, external_id="c-1")
     new = NewCoupon(
         code="SPRING", name="Spring", duration=CouponDuration.REPEATING, percent=Decimal(10), duration_periods=3
     )
@@ -95,3 +100,24 @@ async def test_what_was_billed_moves_and_goes_on(book: Book, elsewhere: Database
     ]
     assert theirs["coverage"] == mine["coverage"]
     assert theirs["invoice_line"] == mine["invoice_line"]
+
+
+async def test_what_the_database_checks_last_is_refused_by_name_too(book: Book, elsewhere: Database) -> None:
+    await live(book)
+    firm = book.context.firm_id
+    assert firm is not None
+    file, _ = await exported(book.db, firm)
+    settings = b'"settings":' + json.dumps(tables_of(file)["control.firm"][0]["settings"]).encode()
+    [long_id] = {
+        b'"external_id":"%s"' % row["external_id"].encode() for row in tables_of(file)["client"] if row["external_id"]
+    }
+    text = b'"external_id":"%s"' % base64.b64encode(random.Random(3).randbytes(9000))
+    cases = [
+        (dropped(file, "invoice_line_tax"), "invoice_line_tax"), (dropped(file, "invoice_discount"), "invoice_discount"),
+        (file.replace(long_id, text), "client"), (changed(file, settings, b'"settings":"none"'), "control.firm"),
+    ]  # fmt: skip
+    for damaged, about in cases:
+        error = await refused(elsewhere, firm, resealed(damaged))
+        assert (error.reason, error.metadata["cause"]) == (Reason.IMPORT_DAMAGED, "refused"), error.__cause__
+        assert about in error.message or about == error.metadata["table"], (error.message, error.metadata)
+    assert (await imported(elsewhere, firm, file)).session.state == "FINISHED"

@@ -21,7 +21,7 @@ from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.kernel.money import Money
 from dunwell_server.platform.database import UnitOfWork
 from dunwell_server.platform.invariants import run_for_firm
-from tests.integration.billing.book import Book, field_of
+from tests.integration.billing.book import Book, field_of, new_invoice
 from tests.integration.billing.conftest import NOON
 
 DAY = timedelta(days=1)
@@ -58,6 +58,17 @@ async def verified(book: Book) -> None:
 
 
 # Giving ------------------------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_balance_that_leaves_64_bits_is_refused_by_name(book: Book) -> None:
+    client = await book.client()
+    await grant(book, client, 2**63 - 1)
+    more = Grant(client.id, CreditKind.GOODWILL, Money("USD", 1))
+    assert (await book.refused(credit.grant, more)).reason is Reason.AMOUNT_OUT_OF_RANGE
+    debtor = await book.client()
+    await book.sent(debtor, "90000000000000000")
+    refusal = await book.refused(invoices.create_invoice, new_invoice(debtor, "90000000000000000"), finalize=True)
+    assert refusal.reason is Reason.AMOUNT_OUT_OF_RANGE
 
 
 @pytest.mark.parametrize(

@@ -251,3 +251,17 @@ async def test_two_imports_of_one_file_create_its_clients_once(db: Database, fir
     await db.run(firm, first)
     assert told(await bring(db, firm, RecordKind.CLIENTS, csv)) == [(2, "external_id", "EXTERNAL_ID_TAKEN")]
     assert len(await rows(db, firm, "SELECT 1 FROM client WHERE external_id = 'twin'")) == 1
+
+
+def test_metadata_keys_keep_their_case() -> None:
+    csv = b"NAME,Metadata.costCenter,metadata.Team,metadata.team\nAda,4711,A,b\n"
+    batch = read_file(RecordKind.CLIENTS, csv)
+    assert batch.errors == []
+    assert [record.new.metadata for record in batch.records] == [{"costCenter": "4711", "Team": "A", "team": "b"}]
+
+
+def test_the_place_of_the_old_number_is_taken() -> None:
+    csv = b"number,client_external_id,issue_date,due_date,open_amount,metadata.imported_number\n17,c1,2026-01-01,2026-02-01,10,18\n"
+    batch = read_file(RecordKind.INVOICES, csv)
+    assert [(error.row, error.column) for error in batch.errors] == [(2, "metadata.imported_number")]
+    assert batch.records == []

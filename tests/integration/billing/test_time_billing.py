@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 
 from dunwell_server.billing.discounts import DiscountInput
@@ -33,6 +34,7 @@ from dunwell_server.kernel.ids import uuid7
 from dunwell_server.kernel.money import Money
 from dunwell_server.platform import runs
 from dunwell_server.platform.runs import RunKind
+from tests import support
 from tests.integration.billing.book import Book, field_of, new_invoice
 from tests.integration.billing.conftest import MakeBook
 from tests.integration.billing.timebook import (
@@ -306,6 +308,43 @@ async def test_caps_are_told_of_once_at_80_and_at_100_percent(book: Book) -> Non
     assert (await alerts())[2:] == [("TOTAL", "2026-01-01", 80, 16_000), ("TOTAL", "2026-01-01", 100, 16_000)]
 
 
+async def test_a_cap_that_changes_is_told_of_anew(book: Book) -> None:
+    client = await book.client()
+    agreed = await hourly(book, client, replace(TERMS, total_cap_minor=10_000))
+
+    async def alerts() -> list[tuple[int, int, int]]:
+        rows = await book.sql(
+            "SELECT metadata FROM audit_event WHERE action = 'engagement_cap_reached' ORDER BY sequence"
+        )
+        return [
+            (one["percent"], one["amount_minor"], one["cap_minor"]) for one in (row["metadata"] for row in rows)
+        ]  # fmt: skip
+
+    async def change(**terms: object) -> None:
+        nonlocal agreed
+        assert agreed.hourly is not None
+        hourly_terms = replace(agreed.hourly, **terms)  # type: ignore[arg-type]
+        agreed = await book.do(engagements.update_engagement, agreed.id, {"hourly": hourly_terms})
+
+    await approved(book, worked(agreed, JANUARY, 80))
+    told = [(80, 8000, 10_000)]
+    assert await alerts() == told
+    await change(total_cap_minor=20_000)
+    assert await alerts() == told, "40 percent of the new cap"
+    await approved(book, worked(agreed, JANUARY, 80))
+    told.append((80, 16_000, 20_000))
+    assert await alerts() == told, "the cap of 200.00 is near for the first time"
+    await change(default_rate=Decimal(75))
+    told.append((100, 20_000, 20_000))
+    assert await alerts() == told, "the same hours cost more"
+    await change(total_cap_minor=21_000)
+    told.append((80, 20_000, 21_000))
+    assert await alerts() == told
+    await change(total_cap_minor=None)
+    await book.do(engagements.update_engagement, agreed.id, {"name": "Counsel"})
+    assert await alerts() == told
+
+
 # Concurrency
 
 
@@ -390,9 +429,13 @@ async def test_voiding_while_billing_bills_what_is_given_back_once(make_book: Ma
 
 @pytest.mark.parametrize(("grouping", "lines"), [(TimeGrouping.ROLE, 10), (TimeGrouping.ENTRY, 30_000)])
 async def test_thirty_thousand_entries_of_one_client_fit_an_invoice(
-    make_book: MakeBook, grouping: TimeGrouping, lines: int
+    make_book: MakeBook, database_urls: support.DatabaseUrls, grouping: TimeGrouping, lines: int
 ) -> None:
-    """How fast is for `benchmarks.time_billing` to say."""
+    """Of a firm that the statistics do not know. How fast is for `benchmarks.time_billing` to say."""
+    known = await make_book()
+    await _approved_rows(known, await hourly(known, await known.client(), TERMS), 2_000)
+    with psycopg.connect(database_urls.owner, autocommit=True) as owner:
+        owner.execute("ANALYZE")
     book = await make_book()
     client = await book.client()
     agreed = await hourly(book, client, replace(TERMS, grouping=grouping, increment_minutes=6))

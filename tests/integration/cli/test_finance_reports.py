@@ -177,6 +177,33 @@ async def test_the_trial_balance_in_tables_files_and_pictures(
     ]  # fmt: skip
 
 
+async def test_csv_files_have_the_converted_sums(dunwell: Command, make_book: MakeBook) -> None:
+    firm = public_id(await make_book())
+
+    async def rows(*arguments: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+        result = await call(dunwell, "report", *arguments, "--firm-id", firm, "--convert-to", "USD", "--csv", "-")
+        assert result.code == 0, result.err
+        found = list(csv.DictReader(io.StringIO(result.out)))
+        return [row for row in found if row["converted"] == "no"], [row for row in found if row["converted"] == "yes"]
+
+    clients, [owed] = await rows("ageing")
+    assert len(clients) == 4
+    assert (owed["client"], owed["currency_code"], owed["days_31_to_60"], owed["total"], owed["invoices"]) == (
+        "", "USD", "40.12", "3209.20", "7",
+    )  # fmt: skip
+    months, converted = await rows("revenue", "--from", "2026-11-01")
+    assert len(months) == 7
+    assert [(row["month"], row["currency_code"]) for row in converted] == [
+        (month, "USD") for month in ("2026-11", "2026-12", "2027-01", "2027-02", "2027-03")
+    ]
+    assert sum(Decimal(row["billed"]) for row in converted) == Decimal("3209.20")
+    accounts, converted = await rows("trial-balance")
+    assert len(accounts) == 6
+    assert [(row["account"], row["currency_code"], row["balance"]) for row in converted] == [
+        ("receivable", "USD", "3209.20"), ("revenue", "USD", "-3209.20"),
+    ]  # fmt: skip
+
+
 async def test_what_cannot_be_is_said_in_a_line(
     db: Database, dunwell: Command, make_book: MakeBook, tmp_path: Path
 ) -> None:

@@ -5,21 +5,28 @@ from __future__ import annotations
 import itertools
 import random
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
+from dunwell_server.billing.lines import LineInput
 from dunwell_server.billing.model import AutopayStatus, Invoice, InvoiceState
+from dunwell_server.billing.service.credit_notes import NoteOrder, create_credit_note
+from dunwell_server.billing.service.invoices import NewInvoice, create_invoice
 from dunwell_server.disputes import store
 from dunwell_server.disputes.model import Dispute, DisputeKind, DisputeState
 from dunwell_server.disputes.notices import DisputeApplier
 from dunwell_server.disputes.service import apply_dispute
 from dunwell_server.inbox.ports import NotYet, Origin
 from dunwell_server.kernel.money import Money
-from dunwell_server.payments.model import Payment
+from dunwell_server.payments.model import Allocation, Payment
+from dunwell_server.payments.refunds import RefundState
+from dunwell_server.payments.service.manual import record_manual
 from dunwell_server.providers.abilities import ProviderDispute, ProviderDisputeState
 from dunwell_server.providers.events import DisputeNotice
+from tests.integration.payments.refunding import Refunds
 from tests.integration.payments.world import START, World
 
 S = ProviderDisputeState
@@ -147,6 +154,49 @@ async def test_an_appeal_may_be_lost_too(contest: Contest) -> None:
     assert await contest.ledger() == {"revenue": -12000, "receivable": 12000, "clearing": -1500, "dispute_fees": 1500}
 
 
+@pytest.mark.parametrize("paid_again", [12000, 5000])
+async def test_an_appeal_leaves_an_invoice_that_was_paid_otherwise_since(contest: Contest, paid_again: int) -> None:
+    """What the invoice does not owe any more is the client's credit; lost again, it is taken from there."""
+    await contest.says(S.LOST)
+    async with contest.world.db.transaction(contest.world.call()) as uow:
+        part = Allocation(contest.invoice.id, paid_again)
+        await record_manual(uow, contest.invoice.client_id, paid_again, "USD", method="CASH", allocations=[part])
+    for _ in range(2):
+        assert await contest.says(S.UNDER_REVIEW)
+        assert await contest.state() == (InvoiceState.DISPUTED, 0)
+        assert await contest.world.balances(contest.invoice.client_id) == (0, paid_again)
+        assert (await contest.world.payment(contest.payment.id)).payment.charged_back_minor == paid_again
+        assert await contest.says(S.LOST)
+        assert (await contest.state())[1] == 12000 - paid_again
+        assert await contest.world.balances(contest.invoice.client_id) == (12000 - paid_again, 0)
+        assert (await contest.dispute()).loss_minor == 0
+    await contest.says(S.WON, fee=0)
+    assert await contest.state() == (InvoiceState.PAID, 0)
+    assert await contest.world.balances(contest.invoice.client_id) == (0, paid_again)
+    ledger = await contest.ledger()
+    assert (ledger["clearing"], ledger["cash"], ledger["client_credit"]) == (12000, paid_again, -paid_again)
+
+
+async def test_an_appeal_that_is_lost_again_takes_what_is_left_of_its_credit(contest: Contest) -> None:
+    """The credit was spent meanwhile: the firm bears what is not there any more."""
+    world, client_id = contest.world, contest.invoice.client_id
+    await contest.says(S.LOST)
+    async with world.db.transaction(world.call()) as uow:
+        await record_manual(
+            uow, client_id, 12000, "USD", method="CASH", allocations=[Allocation(contest.invoice.id, 12000)]
+        )
+    await contest.says(S.UNDER_REVIEW)
+    async with world.db.transaction(world.call()) as uow:
+        line = LineInput("Advice", Decimal("70.00"))
+        await create_invoice(uow, NewInvoice(client_id, lines=(line,), payment_terms_days=0), finalize=True)
+    assert await world.balances(client_id) == (0, 5000)
+    await contest.says(S.LOST)
+    dispute = await contest.dispute()
+    assert (dispute.credit_minor, dispute.loss_minor) == (5000, 7000)
+    assert await contest.state() == (InvoiceState.PAID, 0)
+    assert await world.balances(client_id) == (0, 0)
+
+
 async def test_an_inquiry_moves_nothing_and_may_escalate_on_the_same_row(contest: Contest) -> None:
     await contest.says(S.INQUIRY_NEEDS_RESPONSE, withdrawn=False)
     assert await contest.state() == (InvoiceState.PAID, 0)
@@ -165,6 +215,18 @@ async def test_what_the_payment_has_not_got_is_the_firms_loss(world: World) -> N
     dispute = await contest.dispute()
     assert (dispute.charged_back_minor, dispute.loss_minor) == (12000, 8000)
     assert (await contest.ledger())["bad_debt"] == 8000
+
+
+async def test_what_is_owed_after_refund_and_dispute_may_be_credited(contest: Contest) -> None:
+    """All of the money went back before the bank decided, so that nothing was left for it to take."""
+    refund = await Refunds(contest.world).ask(contest.payment.id, reopen_invoice=True)
+    assert (refund.refund.state, await contest.state()) == (RefundState.SUCCEEDED, (InvoiceState.SENT, 12000))
+    await contest.says(S.LOST)
+    assert await contest.state() == (InvoiceState.CHARGED_BACK, 12000)
+    async with contest.world.db.transaction(contest.world.call()) as uow:
+        await create_credit_note(uow, NoteOrder(contest.invoice.id, reason="goodwill"))
+    assert await contest.state() == (InvoiceState.REFUNDED, 0)
+    assert await contest.ledger() == {"bad_debt": 12000, "clearing": -13500, "dispute_fees": 1500}
 
 
 STORIES = [

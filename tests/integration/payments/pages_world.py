@@ -115,6 +115,11 @@ class Pages:
         """Fill in the page."""
         return self.post(f"/v1/checkout/sessions/{session.provider_reference}/complete", payment_method=token)
 
+    def complete_refused(self, session: CheckoutSession) -> bool:
+        """Whether the page takes no card any more."""
+        path = f"/v1/checkout/sessions/{session.provider_reference}/complete"
+        return self._http.post(path, json={"payment_method": "pm_card_visa"}).status_code == 400
+
     def confirm(self, setup: SetupIntent, token: str = "pm_card_visa", *, refused: bool = False) -> dict[str, Any]:
         """Complete the set-up in the browser."""
         path = f"/v1/setup_intents/{setup.provider_reference}/confirm"

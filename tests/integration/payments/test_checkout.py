@@ -23,7 +23,7 @@ from dunwell_server.payments.service.pages import give_up, is_unsent
 from dunwell_server.payments.service.sending import begin_send
 from dunwell_server.providers.base import DeclineClass, FailureCode, Outcome, OutcomeClass
 from dunwell_server.providers.events import CheckoutNotice, Notice, PaymentNotice
-from tests.integration.payments.pages_world import Pages, invoice_wish
+from tests.integration.payments.pages_world import BACK, Pages, invoice_wish
 from tests.integration.payments.world import START, World
 
 
@@ -189,11 +189,29 @@ async def test_a_page_for_what_is_paid_otherwise_is_closed(pages: Pages) -> None
     client, _ = await world.client(autopay=False)
     invoice = await world.invoice(client)
     session = await pages.invoice_page(invoice)
+    await world.advance(world.now + timedelta(hours=13))  # By now it is looked at every few hours only.
     async with world.db.transaction(world.call()) as uow:
         await record_manual(uow, client.id, 12000, "USD", method="CASH", allocations=[Allocation(invoice.id, 12000)])
-    await world.advance(world.now + timedelta(minutes=1))
+    await world.work()
+    assert pages.complete_refused(session), "it is closed at the provider too"
     assert await state_of(pages, session.id) == ("EXPIRED", "CANCELLED", "DECLINED")
     assert await pages.live_holds(invoice) == 0
+
+
+async def test_a_question_of_the_bank_is_withdrawn_where_the_invoice_is_paid_otherwise(pages: Pages) -> None:
+    """The client who answers it later pays nothing twice."""
+    world = pages.world
+    client, _ = await world.client("pm_card_authenticationRequired", autopay=False)
+    invoice = await world.invoice(client)
+    view = await pages.pay(client, 12000, invoice, client_present=True, return_url=BACK)
+    assert view.payment.state is PaymentState.REQUIRES_ACTION
+    async with world.db.transaction(world.call()) as uow:
+        await record_manual(uow, client.id, 12000, "USD", method="CASH", allocations=[Allocation(invoice.id, 12000)])
+    await world.work()
+    assert (await world.payment(view.payment.id)).payment.state is PaymentState.FAILED
+    assert await pages.live_holds(invoice) == 0
+    assert (await world.invoice_now(invoice.id)).state is InvoiceState.PAID
+    assert world.movements == 0
 
 
 async def test_closing_a_page_that_was_just_paid_finds_the_money(pages: Pages) -> None:

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 
 import pytest
 
 from dunwell_server.billing.model import AutopayStatus, InvoiceState
 from dunwell_server.kernel.errors import DunwellError, Reason
-from dunwell_server.payments.model import AttemptState, MethodState, PaymentState
+from dunwell_server.payments.evidence import Declined
+from dunwell_server.payments.model import (
+    Allocation,
+    AttemptState,
+    DeclineClass,
+    Failure,
+    FailureCode,
+    MethodState,
+    PaymentKind,
+    PaymentState,
+    Source,
+)
 from dunwell_server.payments.service import methods
+from dunwell_server.payments.service.collecting import claim_batch
+from dunwell_server.payments.service.manual import record_manual
+from dunwell_server.payments.service.sending import begin_send
 from dunwell_server.platform.firms import RetryPolicy
 from tests.integration.payments.world import START, World
 
@@ -45,6 +60,35 @@ async def test_a_hard_decline_kills_the_method_and_the_backups_are_tried_at_once
     assert await method_state(world, lost.id) == (MethodState.DEAD, "card_declined")
     assert await method_state(world, second.id) == (MethodState.DEAD, "card_declined")
     assert world.movements == 1
+
+
+@pytest.mark.parametrize("decline_class", [DeclineClass.HARD, DeclineClass.TECHNICAL])
+async def test_a_part_paid_meanwhile_costs_no_slot(world: World, decline_class: DeclineClass) -> None:
+    """The refused payment asks for more than is owed by now: the slot goes on with what is left, at once with the backup where there is one."""
+    client, [first, second] = await world.client("pm_card_visa", "pm_card_mastercard")
+    invoice = await world.invoice(client, due=DUE)
+    await world.move(RUN)
+    charger = world.workers.charger
+    context = replace(world.context, holds_clock=True)
+    async with world.db.transaction(context) as uow:
+        batch = await claim_batch(uow, charger.owner, 10)
+    [claim] = batch.claims
+    async with world.db.transaction(context) as uow:
+        assert await begin_send(uow, claim, lambda order: b"digest") is not None
+    async with world.db.transaction(world.call()) as uow:
+        await record_manual(uow, client.id, 2000, "USD", method="CASH", allocations=[Allocation(invoice.id, 2000)])
+    failure = Failure(FailureCode.CARD_DECLINED, decline_class)
+    await charger.record(world.db, context, claim, Declined(failure), Source.ANSWER)
+    waiting = (await world.invoice_now(invoice.id)).collection
+    assert (waiting.autopay_status, waiting.failure_count) == (AutopayStatus.SCHEDULED, 0)
+    await world.advance(RUN + timedelta(minutes=10))
+    paid = await world.invoice_now(invoice.id)
+    assert (paid.state, paid.amount_due, paid.collection.failure_count) == (InvoiceState.PAID, 0, 0)
+    old, new = [each for each in await world.payments(invoice.id) if each.kind is PaymentKind.AUTOPAY]
+    assert (old.state, new.state, new.amount_minor) == (PaymentState.CANCELLED, PaymentState.SUCCEEDED, 10000)
+    hard = decline_class is DeclineClass.HARD
+    assert (await world.payment(new.id)).attempts[0].method_id == (second.id if hard else first.id)
+    assert (await method_state(world, first.id))[0] is (MethodState.DEAD if hard else MethodState.ACTIVE)
 
 
 async def test_with_no_backup_left_the_slots_after_a_hard_decline_fail_without_a_call(world: World) -> None:

@@ -49,6 +49,8 @@ async def test_months_codes_slots_and_what_is_at_risk(world: World) -> None:
         (0, 2, 1, {"USD": 1000}), (1, 1, 0, {}), (2, 1, 0, {}), (3, 1, 0, {}),
     ]  # fmt: skip
     assert (found.at_risk, found.invoices_at_risk, found.exhausted) == ({}, 0, {"USD": 2000})
+    assert (await report(world, provider="sandbox")).exhausted == {"USD": 2000}
+    assert (await report(world, provider="stripe")).exhausted == {}
     assert (await world.invoice_now(failing.id)).state is InvoiceState.OVERDUE
 
 
@@ -81,6 +83,9 @@ async def test_what_waits_for_a_retry_is_at_risk_and_a_slot_without_a_call_is_a_
     await world.advance(world.now + timedelta(days=1))
     found = await report(world)
     assert (found.at_risk, found.invoices_at_risk) == ({"USD": 5000}, 2)
+    only, other = await report(world, provider="sandbox"), await report(world, provider="stripe")
+    assert (only.at_risk, only.invoices_at_risk) == ({"USD": 5000}, 2)
+    assert (other.at_risk, other.invoices_at_risk) == ({}, 0)
     assert {each.code: each.count for each in found.codes} == {"insufficient_funds": 1, "missing_payment_method": 1}
 
 

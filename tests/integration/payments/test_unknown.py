@@ -14,6 +14,7 @@ from dunwell_server.billing.service.closing import void_invoice
 from dunwell_server.kernel.errors import DunwellError, Reason
 from dunwell_server.payments.evidence import Declined, NotSent, Succeeded, Unknown
 from dunwell_server.payments.model import (
+    Allocation,
     AttemptState,
     DeclineClass,
     Failure,
@@ -22,6 +23,7 @@ from dunwell_server.payments.model import (
     PaymentState,
     Source,
 )
+from dunwell_server.payments.service.manual import record_manual
 from dunwell_server.payments.service.outcomes import apply_outcome
 from dunwell_server.platform.database import Database
 from tests import support
@@ -73,6 +75,36 @@ async def test_what_never_arrived_is_sent_again_under_the_same_key(world: World)
     assert attempt.attempt_no == 1
     assert attempt.send_count > 1
     assert world.movements <= 1
+
+
+@pytest.mark.parametrize("paid", [12000, 5000])
+async def test_what_was_paid_otherwise_meanwhile_is_not_sent_again(world: World, paid: int) -> None:
+    """If the first sending never arrived, sending it again would take money that is not owed any more."""
+    client, _ = await world.client("pm_card_visa")
+    invoice = await world.invoice(client, due=DUE)
+    faults = [{"on": "charge", "outcome": "drop_before_accept", "count": 1}]
+    world.gateway.control("faults", account=world.account, faults=faults)
+    await world.advance(RUN)
+    attempt = await attempt_of(world, invoice.id)
+    assert attempt.state is AttemptState.UNKNOWN
+    async with world.db.transaction(world.call()) as uow:
+        await record_manual(uow, client.id, paid, "USD", method="CASH", allocations=[Allocation(invoice.id, paid)])
+    await world.advance(RUN + timedelta(hours=8))
+    assert (await world.payment(attempt.payment_id)).payment.state is PaymentState.CANCELLED
+    assert (await world.invoice_now(invoice.id)).state is InvoiceState.PAID
+    assert await world.balances(client.id) == (0, 0)
+    assert world.movements == (1 if paid < 12000 else 0), "what is left is collected anew"
+
+
+async def test_what_was_paid_otherwise_meanwhile_is_found_where_it_had_arrived(world: World) -> None:
+    client, _ = await world.client("pm_sandbox_acceptThenDrop")
+    invoice = await world.invoice(client, due=DUE)
+    await world.advance(RUN)
+    async with world.db.transaction(world.call()) as uow:
+        await record_manual(uow, client.id, 12000, "USD", method="CASH", allocations=[Allocation(invoice.id, 12000)])
+    await world.advance(RUN + timedelta(hours=8))
+    assert await world.balances(client.id) == (0, 12000)
+    assert world.movements == 1
 
 
 async def test_an_unknown_outcome_blocks_every_other_way_of_collecting(world: World) -> None:

@@ -16,6 +16,7 @@ from dunwell_server.billing.service.clients import NewClient, create_client
 from dunwell_server.billing.service.collection import lock_invoices
 from dunwell_server.billing.service.invoices import NewInvoice, create_invoice
 from dunwell_server.billing.service.tax_rates import TableTaxCalculator
+from dunwell_server.disputes import service as disputes
 from dunwell_server.kernel.ids import Prefix, encode, uuid7
 from dunwell_server.payments.jobs import (
     AttemptsHandler,
@@ -48,11 +49,12 @@ VAULT = Vault({"test": b"k" * 32})
 
 
 def new_bus() -> Bus:
-    """The bus as bootstrap fills it for billing and payments."""
+    """The bus as bootstrap fills it for billing, payments and disputes."""
     bus = Bus()
     bus.provide(CollectionPlanner, Planner())  # type: ignore[type-abstract]
     bus.provide(TaxCalculator, TableTaxCalculator())  # type: ignore[type-abstract]
     reactions.subscribe(bus)
+    disputes.subscribe(bus)
     return bus
 
 

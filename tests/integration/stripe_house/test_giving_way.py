@@ -8,10 +8,18 @@ from uuid import uuid4
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from dunwell.v1 import admin_service_pb2, firm_pb2, payment_pb2, payment_service_pb2, refund_pb2
+from dunwell.v1 import (
+    admin_service_pb2,
+    billing_service_pb2,
+    firm_pb2,
+    payment_pb2,
+    payment_service_pb2,
+    provider_event_pb2,
+    refund_pb2,
+)
 from tests.integration.stripe_house.conftest import new_firm
-from tests.integration.stripe_house.house import Firm, House, event_state, reference_of, usd
-from tests.integration.stripe_house.payloads import dispute, refund
+from tests.integration.stripe_house.house import Firm, House, event_state, reference_of, until, usd
+from tests.integration.stripe_house.payloads import dispute, event, event_id, refund
 
 admin = admin_service_pb2
 pay = payment_service_pb2
@@ -106,3 +114,51 @@ async def test_a_refund_made_at_stripe_instead_of_an_approval_is_taken_over_at_o
     assert found.pop(made.id) == "REJECTED"
     assert list(found.values()) == ["SUCCEEDED"]
     assert (await money_of(careful, payment), await pending(careful)) == ((1200, 0, 0), 0)
+
+
+@pytest.mark.parametrize("end", ["failed", "succeeded"])
+@pytest.mark.parametrize("disputed", [2000, 1500])
+async def test_a_refund_on_its_way_decides_who_bears_a_lost_chargeback(careful: Firm, disputed: int, end: str) -> None:
+    """While it may still succeed its part is the firm's loss; once it has come to nothing the client owes that again."""
+    invoice_id, payment = await careful.paid(20)
+    name, intent, sent = f"du_{uuid4().hex}", reference_of(payment), f"re_{uuid4().hex}"
+    assert event_state(await careful.told("refund.created", refund(sent, intent, 800, "pending"))) == "APPLIED"
+    await careful.told("charge.dispute.created", dispute(name, intent, disputed, "needs_response"))
+    told = await careful.told("charge.dispute.closed", dispute(name, intent, disputed, "lost"))
+    assert event_state(told) == "APPLIED", told.last_error
+    assert await money_of(careful, payment) == (0, 800, 1200)
+    told = await careful.told("refund.updated", refund(sent, intent, 800, end))
+    assert event_state(told) == "APPLIED", told.last_error
+    lost = disputed if end == "failed" else 1200
+    assert await money_of(careful, payment) == (0 if end == "failed" else 800, 0, lost)
+    invoice = (await careful.call(billing_service_pb2.GetInvoiceRequest(invoice_id=invoice_id))).invoice
+    assert invoice.amount_due.amount_minor == lost
+    assert await careful.invoice_state(invoice_id) == "CHARGED_BACK"
+    [row] = await careful.house.rows(
+        careful.id, "SELECT loss_minor FROM dispute WHERE provider_reference = %s", name
+    )  # fmt: skip
+    assert row["loss_minor"] == disputed - lost
+
+
+@pytest.mark.parametrize("amount", [0, -500])
+async def test_a_refund_or_dispute_of_no_money_is_quarantined_at_once(careful: Firm, amount: int) -> None:
+    """It is none, and will not become one in three days."""
+    invoice_id, payment = await careful.paid(20)
+    intent = reference_of(payment)
+    for kind, body in (
+        ("refund.created", refund(f"re_{uuid4().hex}", intent, amount, "succeeded")),
+        ("charge.dispute.created", dispute(f"du_{uuid4().hex}", intent, amount, "needs_response")),
+    ):
+        name = event_id()
+        answer = await careful.house.post(event(kind, body, name=name), careful.secret, careful.path)
+        assert answer.status_code == 200, answer.text
+
+        async def tried(name: str = name) -> provider_event_pb2.ProviderEvent | None:
+            found = await careful.events(event_id=name)
+            return found[0] if found and found[0].last_error else None
+
+        told = await until(tried)
+        assert event_state(told) == "QUARANTINED", told.last_error
+        assert "no money" in told.last_error
+    assert await careful.invoice_state(invoice_id) == "PAID"
+    assert await money_of(careful, payment) == (0, 0, 0)

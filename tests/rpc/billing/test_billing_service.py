@@ -88,6 +88,19 @@ async def test_pages_of_clients_follow_the_order(served: Served) -> None:
     assert (await served.refused("ListClients", request)).reason == "PAGE_TOKEN_INVALID"
 
 
+async def test_pages_go_on_behind_the_longest_names(served: Served) -> None:
+    names = ["\u9577" * 200, "\U0001f600" * 199, "\U0001f600" * 200]
+    for name in names:
+        await new_client(served, name=name)
+    found: list[str] = []
+    request = pb.ListClientsRequest(page_size=1, order=client_pb2.CLIENT_ORDER_NAME_ASC)
+    while not found or request.page_token:
+        reply = await served.call("ListClients", request)
+        found += [client.name for client in reply.clients]
+        request.page_token = reply.next_page_token
+    assert sorted(found) == names
+
+
 async def test_client_errors_are_precise(served: Served) -> None:
     await new_client(served, external_id="c-1")
     taken = await served.refused("CreateClient", client_request(external_id="c-1"))

@@ -137,10 +137,13 @@ def dispute_moves(facts: Facts) -> Iterator[Facts]:
         yield replace(facts, open_chargebacks=opened + 1)
     if opened:
         yield replace(facts, open_chargebacks=opened - 1)  # won, or closed
-        for amount in range(1, facts.amount_paid + 1):
+        for amount in range(facts.amount_paid + 1):  # nothing, where all of it was refunded before
             taken = facts.amount_charged_back + amount
             yield replace(facts, open_chargebacks=opened - 1, lost_disputes=lost + 1, amount_charged_back=taken)
-    if lost:  # appealed; money that comes back goes to the invoice as far as it is owed
+    if lost:
+        for amount in range(1, facts.amount_paid + 1):  # a refund failed that had kept it back
+            yield replace(facts, amount_charged_back=facts.amount_charged_back + amount)
+        # Appealed; money that comes back goes to the invoice as far as it is owed.
         appealed = replace(facts, open_chargebacks=opened + 1, lost_disputes=lost - 1)
         yield appealed
         back = min(facts.amount_charged_back, facts.amount_due)

@@ -129,7 +129,7 @@ def read_file(kind: RecordKind, data: bytes) -> Batch:
     """The same, at once."""
     reader, batch = _READERS[kind], Batch(kind)
     rows = _rows(data)
-    header = [name.strip().lower() for name in next(rows, [])]
+    header = [_column(name.strip()) for name in next(rows, [])]
     batch.errors += _header_errors(header, reader)
     for number, row in enumerate(rows, 2):
         if not any(cell.strip() for cell in row):
@@ -144,6 +144,12 @@ def read_file(kind: RecordKind, data: bytes) -> Batch:
             continue
         _read_row(reader, _Cells(number, dict(zip(header, row, strict=False))), batch)
     return batch
+
+
+def _column(name: str) -> str:
+    """Columns are known in any case; what follows `metadata.` is the caller's own word and stays as it is."""
+    plain = name.lower()
+    return _METADATA + name[len(_METADATA) :] if plain.startswith(_METADATA) else plain
 
 
 def _rows(data: bytes) -> Iterator[list[str]]:
@@ -293,7 +299,11 @@ def _invoice(cells: _Cells) -> Record:
     invoice.client_id = _SOME_CLIENT
     for name in ("external_id", "currency_code", "memo"):
         setattr(invoice, name, cells.text(name))
-    invoice.metadata.update({OLD_NUMBER: number, **cells.metadata()})
+    if OLD_NUMBER in cells.metadata():
+        cells.errors.append(
+            RowError(cells.row, _METADATA + OLD_NUMBER, "is where the number goes: leave the column out")
+        )
+    invoice.metadata.update({**cells.metadata(), OLD_NUMBER: number})
     description = cells.text("description") or f"Open balance of invoice {number} of {issued}"
     invoice.lines.add(description=description, unit_price=DecimalMessage(value=str(amount or 0)))
     _check(request, cells)

@@ -16,7 +16,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import psycopg
-from psycopg.errors import UniqueViolation
+from psycopg.errors import ProgramLimitExceeded, UniqueViolation
 
 from dunwell_server.admin.exit_format import MAX_LINE_BYTES, Checker, Header, damaged
 from dunwell_server.admin.service import firms
@@ -98,7 +98,8 @@ async def finish(uow: UnitOfWork, import_id: UUID, installation: Installation) -
         async for lines in _lines(uow, session, installation.vault):
             await writer.write(lines)
         await writer.end()
-    except (psycopg.DataError, psycopg.IntegrityError) as error:
+        await store.check_written(uow)
+    except (psycopg.DataError, psycopg.IntegrityError, ProgramLimitExceeded) as error:
         raise _refused(error, writer.table_name) from error
     await store.end_writing(uow)
     await record(uow, _arrival(session, header, writer))
@@ -159,7 +160,10 @@ class _Writer:
             raise
         # Until it is SUSPENDED at the end, nobody else sees the firm.
         self._uow.context = replace(self._uow.context, upkeep=True)
-        await self._uow.enter(self._header.firm_id)
+        try:
+            await self._uow.enter(self._header.firm_id)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise damaged("refused", "The firm's settings cannot be read.", table=ROOT) from error
 
     async def _stage(self) -> None:
         await store.stage(self._uow, self._staged)
@@ -227,6 +231,8 @@ def _refuse_unknown(header: Header) -> None:
         unknown = sorted(set(columns) - set(known[name].columns))
         if unknown:
             raise damaged("unknown_column", f"This release's table {name} has no column {unknown[0]}.", table=name)
+        if len(set(columns)) < len(columns):
+            raise damaged("format", f"The first line names a column of table {name} twice.", table=name)
     if next(iter(header.tables), "") != ROOT:
         raise damaged("format", "The first table of a file is the firm.", table=ROOT)
 

@@ -177,6 +177,11 @@ async def write_staged(uow: UnitOfWork, table: FirmTable, columns: Sequence[str]
     return count
 
 
+async def check_written(uow: UnitOfWork) -> None:
+    """Have the database check now what it would else check at the transaction's end, where nobody can tell of it any more."""
+    await uow.execute("SET CONSTRAINTS ALL IMMEDIATE")
+
+
 async def end_writing(uow: UnitOfWork) -> None:
     """The firm is there: it can be read, and is put to work by a person."""
     await uow.execute(_ARRIVED, {"firm_id": uow.firm_id})

@@ -202,8 +202,9 @@ async def reverse_grant(
     )
     await store.insert_uses(uow, [use])
     await ledger.post(uow, [credit_rules.reversed_grant(use, entry)])
-    details = {"used_minor": taken, "reason": reason or None}
-    await journal.record(uow, credit_change(entry.id, entry.client_id, entry.currency_code, "reversed", details))
+    details = {"used_minor": taken}
+    change = credit_change(entry.id, entry.client_id, entry.currency_code, "reversed", details, reason=reason or None)
+    await journal.record(uow, change)
     return await _stated(uow, entry.client_id, [entry.id])
 
 
@@ -275,10 +276,10 @@ async def _stated(uow: UnitOfWork, client_id: UUID, ids: Sequence[UUID]) -> list
 
 def _added(entry_id: UUID, new: NewCredit, verb: str) -> journal.Change:
     details = {
-        "kind": new.kind.value, "amount_minor": new.amount_minor, "priority": new.priority, "reason": new.reason,
+        "kind": new.kind.value, "amount_minor": new.amount_minor, "priority": new.priority,
         "expire_time": new.expire_time.isoformat() if new.expire_time else None,
     }  # fmt: skip
-    return credit_change(entry_id, new.client_id, new.currency_code, verb, details)
+    return credit_change(entry_id, new.client_id, new.currency_code, verb, details, reason=new.reason)
 
 
 def _check_currency(amount: Money | None, currency: str) -> None:

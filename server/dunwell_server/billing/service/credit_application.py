@@ -131,6 +131,5 @@ def _told(use: CreditUse, verb: str) -> journal.Change:
     details: dict[str, Any] = {
         "used_minor": use.amount_minor,
         "invoice_id": encode(Prefix.INVOICE, use.invoice_id) if use.invoice_id else None,
-        "reason": use.reason,
     }
-    return credit_change(use.entry_id, use.client_id, use.currency_code, verb, details)
+    return credit_change(use.entry_id, use.client_id, use.currency_code, verb, details, reason=use.reason)

@@ -29,6 +29,7 @@ from dunwell_server.billing.model import (
     PartialPeriods,
     PricingMode,
 )
+from dunwell_server.billing.service import time_caps
 from dunwell_server.billing.service.journal import engagement_change
 from dunwell_server.billing.service.withdrawals import withdraw, withdraw_after
 from dunwell_server.billing.store import clients as client_store
@@ -133,8 +134,10 @@ async def update_engagement(
 ) -> Engagement:
     """Change the named columns; `fee_currency` beside `fee_minor` is checked and not stored.
 
-    What has been billed stays as it is; the next run bills by the new terms. An empty `line_description` is the name.
-    Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, STATE_CONFLICT once ended, CURRENCY_MISMATCH, EXTERNAL_ID_TAKEN.
+    What has been billed stays as it is; the next run bills by the new terms, and caps that approved time reaches by them
+    are told of. An empty `line_description` is the name.
+    Errors: RESOURCE_NOT_FOUND, ETAG_MISMATCH, STATE_CONFLICT once ended, CURRENCY_MISMATCH, EXTERNAL_ID_TAKEN,
+    AMOUNT_OUT_OF_RANGE where approved time of an engagement with a cap would be worth more than 64 bits hold.
     """
     engagement = await _locked(uow, engagement_id, expected_version, "UpdateEngagement")
     changes = dict(changes)
@@ -155,6 +158,8 @@ async def update_engagement(
         updated = await store.update(uow, engagement_id, changes)
     assert updated is not None
     await journal.record(uow, engagement_change(updated, "updated", {"fields": sorted(changes)}))
+    if "hourly" in changes:
+        await time_caps.alert(uow, [engagement_id])
     return updated
 
 

@@ -13,20 +13,21 @@ from dunwell_server.platform.journal import Category, Change, Severity
 
 def client_change(client: Client, verb: str, details: Mapping[str, Any] | None = None) -> Change:
     """`client_created` / `client.created` and so on. Names and addresses stay out of it."""
-    metadata = {"client_id": encode(Prefix.CLIENT, client.id), "external_id": client.external_id, **(details or {})}
+    metadata = {"client_id": encode(Prefix.CLIENT, client.id), **(details or {})}
     return Change(
-        Category.BILLING, f"client_{verb}", "client", client.id, event=f"client.{verb}", metadata=_present(metadata)
-    )
+        Category.BILLING, f"client_{verb}", "client", client.id, event=f"client.{verb}", metadata=_present(metadata),
+        event_only=_present({"external_id": client.external_id}),
+    )  # fmt: skip
 
 
 def engagement_change(
-    engagement: Engagement, verb: str, details: Mapping[str, Any] | None = None, severity: Severity = Severity.INFO
-) -> Change:
+    engagement: Engagement, verb: str, details: Mapping[str, Any] | None = None, severity: Severity = Severity.INFO,
+    event_only: Mapping[str, Any] | None = None,
+) -> Change:  # fmt: skip
     """`engagement_created` / `engagement.created` and so on."""
     metadata = {
         "engagement_id": encode(Prefix.ENGAGEMENT, engagement.id),
         "client_id": encode(Prefix.CLIENT, engagement.client_id),
-        "external_id": engagement.external_id,
         "state": engagement.state.value,
         "end_date": None if engagement.end_date is None else engagement.end_date.isoformat(),
         **(details or {}),
@@ -39,6 +40,7 @@ def engagement_change(
         event=f"engagement.{verb}",
         severity=severity,
         metadata=_present(metadata),
+        event_only=_present({"external_id": engagement.external_id, **(event_only or {})}),
     )
 
 
@@ -73,9 +75,9 @@ def invoice_change(
 
 
 def credit_change(
-    entry_id: UUID, client_id: UUID, currency: str, verb: str, details: Mapping[str, Any] | None = None
-) -> Change:
-    """`credit_granted` / `credit.granted` and so on, of one entry of a client's credit. The client is locked."""
+    entry_id: UUID, client_id: UUID, currency: str, verb: str, details: Mapping[str, Any] | None = None, *, reason: str | None = None
+) -> Change:  # fmt: skip
+    """`credit_granted` / `credit.granted` and so on, of one entry of a client's credit, and why. The client is locked."""
     metadata = {
         "credit_id": encode(Prefix.CREDIT, entry_id),
         "client_id": encode(Prefix.CLIENT, client_id),
@@ -83,8 +85,9 @@ def credit_change(
         **(details or {}),
     }
     return Change(
-        Category.BILLING, f"credit_{verb}", "credit", entry_id, event=f"credit.{verb}", metadata=_present(metadata)
-    )
+        Category.BILLING, f"credit_{verb}", "credit", entry_id, event=f"credit.{verb}", metadata=_present(metadata),
+        event_only=_present({"reason": reason}),
+    )  # fmt: skip
 
 
 def time_entry_change(entry: TimeEntry, verb: str, details: Mapping[str, Any] | None = None) -> Change:
@@ -92,12 +95,10 @@ def time_entry_change(entry: TimeEntry, verb: str, details: Mapping[str, Any] | 
     metadata = {
         "time_entry_id": encode(Prefix.TIME_ENTRY, entry.id),
         "engagement_id": encode(Prefix.ENGAGEMENT, entry.engagement_id),
-        "external_id": entry.external_id,
         "state": entry.state.value,
         "work_date": entry.work_date.isoformat(),
         "minutes": entry.minutes,
         "written_down_minutes": entry.written_down_minutes or None,
-        "reason": entry.reject_reason or entry.write_down_reason,
         **(details or {}),
     }
     return Change(
@@ -107,6 +108,9 @@ def time_entry_change(entry: TimeEntry, verb: str, details: Mapping[str, Any] | 
         entry.id,
         event=f"time_entry.{verb}",
         metadata=_present(metadata),
+        event_only=_present(
+            {"external_id": entry.external_id, "reason": entry.reject_reason or entry.write_down_reason}
+        ),
     )
 
 

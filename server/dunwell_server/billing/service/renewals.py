@@ -125,12 +125,13 @@ async def _write(uow: UnitOfWork, pairs: list[tuple[Engagement, Engagement]]) ->
     changes: list[Change] = []
     for old, term in pairs:
         created = {"renewed_from_id": encode(Prefix.ENGAGEMENT, old.id)}
+        named = {"name": term.name}
         changes += [
-            engagement_change(renewed[old.id], "renewed", _terms(old, term)),
+            engagement_change(renewed[old.id], "renewed", _terms(old, term), event_only=named),
             engagement_change(term, "created", created),
         ]
         if term.renewal_notice_time is not None:
-            changes.append(engagement_change(renewed[old.id], "renewal_notice", _terms(old, term)))
+            changes.append(engagement_change(renewed[old.id], "renewal_notice", _terms(old, term), event_only=named))
     await journal.record(uow, *changes)
     return [renewed[old.id] for old, _ in pairs]
 
@@ -150,7 +151,6 @@ def _terms(old: Engagement, term: Engagement) -> dict[str, Any]:
     """What a notice of the next term has to say, beside whom it goes to."""
     return {
         "renewed_to_id": encode(Prefix.ENGAGEMENT, term.id),
-        "name": term.name,
         "next_start_date": term.start_date.isoformat(),
         "next_end_date": None if term.end_date is None else term.end_date.isoformat(),
         "currency_code": term.currency_code,

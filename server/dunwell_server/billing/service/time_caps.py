@@ -24,7 +24,7 @@ Alert = tuple[UUID, str, date, int, int, int]
 
 async def alert(uow: UnitOfWork, engagement_ids: Sequence[UUID]) -> None:
     """Write `engagement.cap_reached` for each cap of the (locked) engagements of which what is billed and approved has
-    reached 80 or 100 percent: once per engagement, period and percent. Nothing where none has a cap."""
+    reached 80 or 100 percent: once per engagement, period, percent and value of the cap. Nothing where none has a cap."""
     capped = await store.capped(uow, engagement_ids) if engagement_ids else []
     if not capped:
         return
@@ -46,7 +46,7 @@ async def alert(uow: UnitOfWork, engagement_ids: Sequence[UUID]) -> None:
             Severity.WARNING,
         )
         for engagement_id, scope, start, percent, amount, cap in reached
-        if (engagement_id, scope, start, percent) in new
+        if (engagement_id, scope, start, percent, cap) in new
     ]  # fmt: skip
     await journal.record(uow, *told)
 

@@ -7,6 +7,7 @@ from datetime import date
 from typing import Any, Final
 from uuid import UUID
 
+from psycopg import AsyncCursor
 from psycopg.types.json import Jsonb
 
 from dunwell_server.billing.hourly import AllowanceUse, BillableTime, InvoicedTime, PeriodCharge, TimeUsage
@@ -56,6 +57,7 @@ WITH d AS MATERIALIZED (
 UPDATE time_entry t SET state = 'INVOICED', invoice_id = found.invoice_id, version = t.version + 1, update_time = %(now)s
 FROM found WHERE t.firm_id = %(firm_id)s AND t.ctid = found.place AND {_APPROVED}
 """
+_PLAN_FOR_ANY: Final = "SELECT set_config('plan_cache_mode', 'force_generic_plan', true)"
 _RECORD_PERIODS = """
 INSERT INTO invoice_time_period (firm_id, invoice_id, engagement_id, period_start, period_end, minutes, amount_minor, capped_minor)
 SELECT %(firm_id)s, d.* FROM unnest(%(invoices)s::uuid[], %(engagements)s::uuid[], %(starts)s::date[], %(ends)s::date[],
@@ -136,11 +138,19 @@ async def record(
         "entries": [entry.entry_id for _, entry in entries], "lines": [entry.line_no for _, entry in entries],
         "minutes": [entry.minutes for _, entry in entries], "included": [entry.included_minutes for _, entry in entries],
     }  # fmt: skip
-    count = (await uow.conn.execute(_RECORD, params, prepare=False)).rowcount
+    count = (await _any_firm(uow, _RECORD, params)).rowcount
     await uow.execute(_RECORD_PERIODS, _columns(uow, periods, ("starts", "ends", "minutes", "amounts", "capped")))
     if uses:
         await uow.execute(_RECORD_USES, _columns(uow, uses, ("starts", "grants", "minutes", "granted")))
     return count
+
+
+async def _any_firm(uow: UnitOfWork, statement: str, params: Mapping[str, Any]) -> AsyncCursor[Any]:
+    """Execute what looks up tens of thousands of rows, planned as for any firm: of one that came after the last ANALYZE the planner believes
+    that it has hardly any rows, and would compare all of them with one another. So is the rest of the transaction."""
+    async with uow.conn.pipeline():
+        await uow.conn.execute(_PLAN_FOR_ANY)
+        return await uow.conn.execute(statement, params, prepare=False)
 
 
 async def release_periods(uow: UnitOfWork, invoice_id: UUID) -> dict[UUID, date]:
@@ -156,7 +166,7 @@ async def discard_periods(uow: UnitOfWork, invoice_id: UUID) -> dict[UUID, date]
 async def release_entries(uow: UnitOfWork, invoice_id: UUID) -> None:
     """Make the entries of a sent invoice APPROVED again, and release them and the grants they used."""
     params = {"firm_id": uow.firm_id, "now": uow.now, "id": invoice_id}
-    await uow.execute(_FREE_ENTRIES, params)
+    await _any_firm(uow, _FREE_ENTRIES, params)
     for table in _HELD:
         await uow.execute(
             f"UPDATE {table} SET release_time = %(now)s WHERE firm_id = %(firm_id)s AND invoice_id = %(id)s AND release_time IS NULL",
@@ -167,7 +177,7 @@ async def release_entries(uow: UnitOfWork, invoice_id: UUID) -> None:
 async def discard_entries(uow: UnitOfWork, invoice_id: UUID) -> None:
     """The same for a draft, which keeps no trace of it."""
     params = {"firm_id": uow.firm_id, "now": uow.now, "id": invoice_id}
-    await uow.execute(_FREE_ENTRIES, params)
+    await _any_firm(uow, _FREE_ENTRIES, params)
     for table in _HELD:
         await uow.execute(f"DELETE FROM {table} WHERE firm_id = %(firm_id)s AND invoice_id = %(id)s", params)
 
@@ -185,7 +195,7 @@ _ALERT = """
 INSERT INTO cap_alert AS a (firm_id, engagement_id, scope, period_start, percent, amount_minor, cap_minor)
 SELECT %(firm_id)s, (r ->> 0)::uuid, r ->> 1, (r ->> 2)::date, (r ->> 3)::smallint, (r ->> 4)::bigint, (r ->> 5)::bigint
 FROM jsonb_array_elements(%(rows)s) AS r
-ON CONFLICT DO NOTHING RETURNING a.engagement_id, a.scope, a.period_start, a.percent
+ON CONFLICT DO NOTHING RETURNING a.engagement_id, a.scope, a.period_start, a.percent, a.cap_minor
 """
 _CAPPED = """
 SELECT e.id FROM engagement e WHERE e.firm_id = %(firm_id)s AND e.id = ANY(%(ids)s)
@@ -199,10 +209,10 @@ async def capped(uow: UnitOfWork, engagement_ids: Sequence[UUID]) -> list[UUID]:
     return await fetch(uow, lambda row: row[0], _CAPPED, params)
 
 
-async def insert_alerts(uow: UnitOfWork, rows: Sequence[Sequence[Any]]) -> set[tuple[UUID, str, date, int]]:
-    """Note alerts (engagement, scope, first day, percent, amount, cap); the keys of those that are new."""
+async def insert_alerts(uow: UnitOfWork, rows: Sequence[Sequence[Any]]) -> set[tuple[UUID, str, date, int, int]]:
+    """Note alerts (engagement, scope, first day, percent, amount, cap); those that are new, without their amounts."""
     params = {"firm_id": uow.firm_id, "rows": Jsonb([list(row) for row in rows])}
-    return set(await fetch(uow, lambda row: (row[0], row[1], row[2], row[3]), _ALERT, params))
+    return set(await fetch(uow, lambda row: (row[0], row[1], row[2], row[3], row[4]), _ALERT, params))
 
 
 async def _earliest(uow: UnitOfWork, statement: str, invoice_id: UUID) -> dict[UUID, date]:

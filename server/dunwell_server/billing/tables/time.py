@@ -162,5 +162,5 @@ cap_alert = tenant_table(
     one_of("scope", "PERIOD", "TOTAL"),
     CheckConstraint("percent IN (80, 100)", name="percent"),
     reference("engagement_id", "engagement"),
-    key=("engagement_id", "scope", "period_start", "percent"),
+    key=("engagement_id", "scope", "period_start", "percent", "cap_minor"),
 )

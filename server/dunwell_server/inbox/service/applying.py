@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from dunwell_server.inbox import metrics
 from dunwell_server.inbox.model import EventState, StoredEvent, clipped, retry_delay
-from dunwell_server.inbox.ports import Applied, AppliedState, EventApplier, NotYet, Origin
+from dunwell_server.inbox.ports import Applied, AppliedState, EventApplier, NotYet, Origin, Unusable
 from dunwell_server.inbox.service.accounts import Endpoints
 from dunwell_server.inbox.service.routing import FOREIGN, UNREADABLE
 from dunwell_server.inbox.store import events
@@ -82,6 +82,8 @@ class Applying:
             log.info("inbox_claim_lost", event_id=str(event.id))
         except NotYet as error:
             await self._postpone(database, context, event, error.why, read)
+        except Unusable as error:
+            await self._quarantine(database, context, event, f"{UNREADABLE}: {error.why}", _reference(read))
         except DunwellError as error:
             await self._postpone(database, context, event, f"{error.reason}: {error.message}", read)
         except Exception as error:

@@ -14,7 +14,7 @@ from dunwell_server.payments.jobs.charging import Charger
 from dunwell_server.payments.jobs.gateways import Gateway
 from dunwell_server.payments.jobs.opening import Answer, close_page, find_page, open_page, read_page
 from dunwell_server.payments.jobs.translation import charge_request, evidence_of
-from dunwell_server.payments.model import Attempt, AttemptState, Claim, Source
+from dunwell_server.payments.model import Attempt, AttemptState, Claim, PaymentKind, Source
 from dunwell_server.payments.service.sending import SendOrder, order_of
 from dunwell_server.payments.service.settling import lock_targets
 from dunwell_server.payments.store import attempts
@@ -36,6 +36,8 @@ class _Subject:
     now: datetime
     owed: bool = True
     """Whether anything is still owed of what the payment is for."""
+    covered: bool = False
+    """Whether so much has been paid otherwise that it would not be asked for any more."""
 
 
 class Checker:
@@ -76,8 +78,10 @@ class Checker:
             invoices = await lock_targets(uow, claim.payment_id, claim.invoice_id, claim.client_id)
             loaded = await attempts.load(uow, claim.attempt_id)
             order = None if loaded.account is None else await order_of(uow, loaded, invoices, claim)
-            owed = not invoices or any(invoice.open_amount > 0 for invoice in invoices)
-            return _Subject(loaded.attempt, order, uow.now, owed)
+            due = sum(invoice.open_amount for invoice in invoices)
+            least = 1 if loaded.payment.kind is PaymentKind.ONE_TIME else loaded.attempt.amount_minor
+            covered = bool(invoices) and due < least
+            return _Subject(loaded.attempt, order, uow.now, not invoices or due > 0, covered)
 
         subject = await self.charger.transact(database, context, read)
         if subject.attempt.state is not claim.state or subject.attempt.fence != claim.fence:
@@ -99,7 +103,8 @@ class Checker:
     ) -> tuple[Answer, Source]:
         """One step of the ladder: the same key again while the provider remembers it, then its record.
 
-        Where the record can already prove that nothing happened it is asked first: a repeat would make it young again.
+        Where the record can already prove that nothing happened it is asked first: a repeat would make it young again. Where the invoice was
+        paid otherwise meanwhile only the record is asked: if nothing has happened yet, a repeat would take the money a second time.
         """
         attempt, memory = subject.attempt, gateway.memory
         last_sent = attempt.send_time or subject.now
@@ -107,7 +112,8 @@ class Checker:
             evidence = await self.look_up(subject, gateway)
             if not isinstance(evidence, Unknown):
                 return evidence, Source.LOOKUP
-        if not ladder.may_replay(attempt.first_send_time or last_sent, subject.now, memory):
+        silent = subject.covered and memory.authoritative
+        if silent or not ladder.may_replay(attempt.first_send_time or last_sent, subject.now, memory):
             return await self.look_up(subject, gateway), Source.LOOKUP
         if not await self.charger.transact(database, context, lambda uow: attempts.mark_resent(uow, claim)):
             return Unknown("somebody else has the attempt"), Source.REPLAY
@@ -160,18 +166,15 @@ class Checker:
         return Unknown("the provider's record does not show it yet")
 
     async def _poll(self, subject: _Subject, gateway: Gateway) -> Answer:
-        """Ask about what waits; a link whose time is over is ended at the provider first."""
+        """Ask about what waits; a link whose time is over, or for which nothing is owed any more, is ended at the provider first."""
         attempt = subject.attempt
-        expired = (
-            attempt.state is AttemptState.REQUIRES_ACTION
-            and attempt.action_expire_time is not None
-            and attempt.action_expire_time <= subject.now
-        )
+        expired = attempt.action_expire_time is not None and attempt.action_expire_time <= subject.now
+        ends = attempt.state is AttemptState.REQUIRES_ACTION and (expired or not subject.owed)
         session = None if subject.order is None else subject.order.session
         if session is not None:
-            # A page that asks for what is owed no more is closed, as one whose time is over: the answer is what it has become.
-            return await (close_page if expired or not subject.owed else read_page)(gateway, session)
-        if not (expired and attempt.provider_reference):
+            # The answer is what the page has become, which may be complete.
+            return await (close_page if ends or not subject.owed else read_page)(gateway, session)
+        if not (ends and attempt.provider_reference):
             return await self.look_up(subject, gateway)
         try:
             async with gateway.turn():

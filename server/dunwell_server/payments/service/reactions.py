@@ -45,9 +45,11 @@ async def on_finalized(uow: UnitOfWork, event: InvoicesFinalized) -> None:
 
 
 async def on_amount_due_changed(uow: UnitOfWork, event: AmountDueChanged) -> None:
-    """What is paid is not asked for again: pending retries and everything scheduled are cancelled at once."""
+    """What is paid is not asked for again: pending retries and everything scheduled are cancelled at once, links and pages are closed."""
     paid = [invoice for invoice in event.invoices if invoice.amount_due == 0]
     await stop(uow, paid, "the invoice was paid otherwise")
+    if paid and await scheduling.ask_now(uow, [invoice.id for invoice in paid]):
+        await wake(uow, WorkKind.ATTEMPTS)
 
 
 async def on_closing(uow: UnitOfWork, event: InvoicesClosing) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final, Protocol
 from uuid import UUID
 
-from dunwell_server.inbox.ports import Applied, NotYet, Origin
+from dunwell_server.inbox.ports import Applied, NotYet, Origin, Unusable
 from dunwell_server.kernel.ids import Prefix, encode
 from dunwell_server.payments.model import Source
 from dunwell_server.payments.service.disputed import find_payment
@@ -92,7 +92,7 @@ class RefundTotalNotices:
 async def _take(uow: UnitOfWork, origin: Origin, refund: ProviderRefund) -> str:
     taken = await take_refund(uow, origin.account_id, origin.provider, refund, Source.EVENT)
     if taken.applied is None:
-        raise NotYet(taken.why)
+        raise (Unusable if taken.never else NotYet)(taken.why)
     name = encode(Prefix.REFUND, taken.applied.refund_id)
     if taken.adopted:
         return f"refund {name} adopted: {taken.applied.state}"

@@ -20,6 +20,7 @@ from dunwell_server.kernel.ids import Prefix, encode
 from dunwell_server.ledger import rules
 from dunwell_server.ledger.service import post
 from dunwell_server.payments import ladder, retries
+from dunwell_server.payments.events import RefundGivenUp
 from dunwell_server.payments.evidence import NotSent, Pending, Succeeded, Unknown
 from dunwell_server.payments.model import Source
 from dunwell_server.payments.refunds import (
@@ -217,6 +218,8 @@ async def fail(uow: UnitOfWork, refund: Refund, evidence: Failed, source: Source
         uow, refund, "refund_failed", "refund.failed", Severity.WARNING, failure_code=evidence.code,
         failed_after_success=False, source=source.value,
     )  # fmt: skip
+    if refund.state.reserves:
+        await uow.publish(RefundGivenUp(refund.payment_id))
 
 
 async def give_way(uow: UnitOfWork, payment_id: UUID, needed_minor: int, note: str, *, code: str | None = None) -> None:

@@ -46,6 +46,8 @@ class Taken:
     applied: RefundApplied | None
     adopted: bool = False
     why: str = ""
+    never: bool = False
+    """Nor ever will it be."""
 
 
 async def take_refund(
@@ -82,6 +84,8 @@ async def _ours(uow: UnitOfWork, account_id: UUID, theirs: ProviderRefund) -> UU
 
 
 async def _adopt(uow: UnitOfWork, account_id: UUID, provider: str, theirs: ProviderRefund, source: Source) -> Taken:
+    if theirs.money.minor <= 0:
+        return Taken(None, why="a refund of no money", never=True)
     evidence = refund_evidence(theirs.outcome)
     if isinstance(evidence, Unknown | NotSent):
         return Taken(None, why="the provider does not say what became of the refund")

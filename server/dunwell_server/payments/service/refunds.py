@@ -228,7 +228,7 @@ async def begin_send(uow: UnitOfWork, claim: RefundClaim) -> tuple[Refund, Provi
 
     What cannot be sent any more (a dispute was opened meanwhile, the account is gone) fails: nothing has happened.
     """
-    loaded = await store.load_payment(uow, claim.payment_id)
+    loaded = await lock_all(uow, claim.payment_id)
     refund = await store.get(uow, claim.refund_id, lock=True)
     assert refund is not None
     unsent = refund.state is RefundState.PROCESSING and refund.send_state in (SendState.CREATED, SendState.NOT_SENT)

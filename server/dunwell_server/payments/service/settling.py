@@ -226,21 +226,22 @@ async def _declined(case: Case, outcome: Declined) -> Claim | None:
     goes_on = (
         invoice is not None
         and slots.still_collected(invoice, client_enabled=loaded.client_enabled, cycle=payment.cycle)
-        and invoice.open_amount == payment.amount_minor
         and not loaded.other_success
     )
     backup = await _backup(case) if decline_class is DeclineClass.HARD and goes_on else None
     technical = loaded.technical_declines + (decline_class is DeclineClass.TECHNICAL)
     following = retries.after_decline(payment.kind, decline_class, technical, has_backup=backup is not None)
     changes = _decline_changes(case, outcome, decline_class)
-    if following is retries.Next.BACKUP and backup is not None:
-        await attempts.settle(uow, loaded, **changes, payment_state=PaymentState.PROCESSING.value, method_id=backup.id)
+    waits = retries.technical_backoff(loaded.attempt.id, technical) if following is retries.Next.REPEAT else None
+    method = backup if following is retries.Next.BACKUP else loaded.method if waits is not None and goes_on else None
+    if method is not None and invoice is not None:
         await _tell_attempt_failed(case, failure)
-        return await _next_attempt(case, backup, due_in=None)
-    if following is retries.Next.REPEAT and goes_on and loaded.method is not None:
-        await attempts.settle(uow, loaded, **changes, payment_state=PaymentState.PROCESSING.value)
-        await _tell_attempt_failed(case, failure)
-        return await _next_attempt(case, loaded.method, due_in=retries.technical_backoff(loaded.attempt.id, technical))
+        if invoice.open_amount != payment.amount_minor:
+            await _begin_anew(case, invoice, changes, waits or timedelta())
+            return None
+        moved = {"method_id": method.id} if backup is not None else {}
+        await attempts.settle(uow, loaded, **changes, payment_state=PaymentState.PROCESSING.value, **moved)
+        return await _next_attempt(case, method, due_in=waits)
     if payment.state.is_final:
         await attempts.settle(uow, loaded, **changes, touch_payment=False)
     elif payment.kind is PaymentKind.CHECKOUT and ends_page(failure):
@@ -248,6 +249,20 @@ async def _declined(case: Case, outcome: Declined) -> Claim | None:
     else:
         await _payment_failed(case, failure, changes)
     return None
+
+
+async def _begin_anew(case: Case, invoice: Invoice, changes: dict[str, Any], waits: timedelta) -> None:
+    """The slot is not used up, and its payment's amount is owed no more: the slot goes on under a new revision."""
+    uow, loaded = case.uow, case.loaded
+    reason = "the amount owed has changed"
+    await attempts.settle(
+        uow, loaded, **changes, payment_state=PaymentState.CANCELLED.value, payment_message=reason, finish_time=uow.now, release=True,
+    )  # fmt: skip
+    status = AutopayStatus.FAILED if invoice.collection.retry_pending else AutopayStatus.SCHEDULED
+    due = uow.now + waits
+    await set_collection(uow, {invoice.id: {"autopay_status": status, "autopay_next_charge_time": due}})
+    await wake(uow, WorkKind.COLLECT, due)
+    await case.tell("payment_cancelled", "payment.cancelled", reason=reason, again_time=due.isoformat())
 
 
 def _decline_changes(case: Case, outcome: Declined, decline_class: DeclineClass) -> dict[str, Any]:

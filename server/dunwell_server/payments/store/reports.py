@@ -39,12 +39,17 @@ SELECT code, currency_code, count(*) AS count, sum(amount_minor)::bigint AS amou
       AND NOT EXISTS (SELECT 1 FROM attempt a WHERE a.firm_id = p.firm_id AND a.payment_id = p.id)
 ) f GROUP BY code, currency_code ORDER BY code, currency_code
 """
+# Of a provider's is what its last failed try has left unpaid.
 _AT_RISK: Final = """
 SELECT currency_code, count(*) FILTER (WHERE retry_pending) AS pending, coalesce(sum(amount_due) FILTER (WHERE retry_pending), 0)::bigint AS at_risk,
        coalesce(sum(amount_due) FILTER (WHERE retries_exhausted), 0)::bigint AS exhausted
-FROM invoice
+FROM invoice i
 WHERE firm_id = %(firm_id)s AND finalize_time IS NOT NULL AND void_time IS NULL AND write_off_time IS NULL AND amount_due > 0
   AND (retry_pending OR retries_exhausted) AND (%(currency)s::text IS NULL OR currency_code = %(currency)s)
+  AND (%(provider)s::text IS NULL OR %(provider)s = (
+      SELECT p.provider FROM payment p
+      WHERE p.firm_id = i.firm_id AND p.invoice_id = i.id AND p.kind = 'AUTOPAY' AND p.state = 'FAILED'
+      ORDER BY p.finish_time DESC, p.id DESC LIMIT 1))
 GROUP BY currency_code ORDER BY currency_code
 """
 _EXPIRING: Final = f"""
@@ -78,7 +83,8 @@ async def codes(uow: UnitOfWork, reach: Reach) -> list[Row]:
 
 
 async def at_risk(uow: UnitOfWork, reach: Reach) -> list[Row]:
-    """What is owed now on invoices that wait for a retry, and on those whose retries are used up, per currency."""
+    """What is owed now on invoices that wait for a retry, and on those whose retries are used up, per currency; of a provider: those whose
+    last try failed there."""
     return await uow.fetch_all(_AT_RISK, _values(uow, reach))
 
 

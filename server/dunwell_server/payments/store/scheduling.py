@@ -34,6 +34,12 @@ WHERE p.firm_id = %(firm_id)s AND p.invoice_id = ANY(%(invoices)s)
   AND a.state IN ('CREATED', 'SENT', 'REQUIRES_ACTION', 'PENDING', 'NOT_SENT', 'UNKNOWN')
 LIMIT 1
 """
+_ASK_NOW = """
+UPDATE attempt a SET next_check_time = %(now)s, version = a.version + 1, update_time = clock_timestamp()
+FROM collection_hold h
+WHERE h.firm_id = %(firm_id)s AND h.invoice_id = ANY(%(invoices)s) AND h.release_time IS NULL
+  AND a.firm_id = h.firm_id AND a.payment_id = h.payment_id AND a.state = 'REQUIRES_ACTION' AND a.next_check_time > %(now)s
+"""
 _OPEN_REFUND = """
 SELECT l.invoice_id, p.id FROM payment_allocation l JOIN payment p ON p.firm_id = l.firm_id AND p.id = l.payment_id
 WHERE l.firm_id = %(firm_id)s AND l.invoice_id = ANY(%(invoices)s) AND p.refund_pending_minor > 0
@@ -79,6 +85,11 @@ async def being_collected(uow: UnitOfWork, invoices: Sequence[UUID]) -> tuple[UU
     """An invoice among these that is being collected, and the payment that does it; None: there is none."""
     row = await uow.fetch_one(_OPEN_ATTEMPT, {"firm_id": uow.firm_id, "invoices": list(invoices)})
     return (row["invoice_id"], row["id"]) if row else None
+
+
+async def ask_now(uow: UnitOfWork, invoices: Sequence[UUID]) -> bool:
+    """Have the links and pages that ask for these (locked) invoices looked at now; whether there are any."""
+    return await uow.execute(_ASK_NOW, {"firm_id": uow.firm_id, "now": uow.now, "invoices": list(invoices)}) > 0
 
 
 async def being_refunded(uow: UnitOfWork, invoices: Sequence[UUID]) -> tuple[UUID, UUID] | None:

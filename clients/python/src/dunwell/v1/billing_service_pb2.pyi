@@ -1709,7 +1709,7 @@ class VoidInvoiceRequest(_message.Message):
     invoice_id: _builtins.str
     """The invoice."""
     reason: _builtins.str
-    """Why, for the audit trail. Empty: not said."""
+    """Why, for the audit trail, which an erasure leaves as it is: name no person. Empty: not said."""
     etag: _builtins.str
     """The `etag` last read: ETAG_MISMATCH when it is no longer current. Empty: not checked."""
     request_id: _builtins.str
@@ -1767,7 +1767,7 @@ class WriteOffInvoiceRequest(_message.Message):
     invoice_id: _builtins.str
     """The invoice."""
     reason: _builtins.str
-    """Why, for the audit trail. Empty: not said."""
+    """Why, for the audit trail, which an erasure leaves as it is: name no person. Empty: not said."""
     etag: _builtins.str
     """The `etag` last read: ETAG_MISMATCH when it is no longer current. Empty: not checked."""
     request_id: _builtins.str

@@ -368,7 +368,8 @@ class BillingServiceServicer:
 
     def UpdateEngagement(self, request, context):
         """Changes an engagement; concerns what is not billed yet. Returns RESOURCE_NOT_FOUND, EXTERNAL_ID_TAKEN,
-        CURRENCY_MISMATCH, STATE_CONFLICT when it has ended.
+        CURRENCY_MISMATCH, STATE_CONFLICT when it has ended, AMOUNT_OUT_OF_RANGE where approved time of an engagement with a
+        cap would be worth more than 64 bits hold.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -475,7 +476,8 @@ class BillingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListUnbilledWork(self, request, context):
-        """Lists the work that is not billed yet by client and engagement, its approved part by age.
+        """Lists the work that is not billed yet by client and engagement, its approved part by age. Work dated after the day
+        asked for, which is today unless given, is left out, also where it is approved: runs bill it from its day on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -522,7 +524,7 @@ class BillingServiceServicer:
     def FinalizeInvoice(self, request, context):
         """Finalises a draft, which is sending it: fixes lines, number and due date, posts the ledger, applies credit and
         schedules autopay. A zero total is PAID at once. Returns RESOURCE_NOT_FOUND, STATE_CONFLICT, INVOICE_EMPTY,
-        PERIOD_INVALID.
+        PERIOD_INVALID, AMOUNT_OUT_OF_RANGE where all that the client owes would not fit 64 bits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -557,7 +559,8 @@ class BillingServiceServicer:
 
     def GrantCredit(self, request, context):
         """Gives a client credit. Returns RESOURCE_NOT_FOUND, UNKNOWN_CURRENCY, PERIOD_INVALID for an expiry that has passed,
-        FIELD_INVALID for a kind that only payments and refunds make.
+        FIELD_INVALID for a kind that only payments and refunds make, AMOUNT_OUT_OF_RANGE where all of the client's credit
+        would not fit 64 bits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

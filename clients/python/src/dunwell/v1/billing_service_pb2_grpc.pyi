@@ -75,7 +75,8 @@ class BillingServiceStub:
     """Reads an engagement. Returns RESOURCE_NOT_FOUND."""
     UpdateEngagement: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.UpdateEngagementRequest, _billing_service_pb2.UpdateEngagementResponse]
     """Changes an engagement; concerns what is not billed yet. Returns RESOURCE_NOT_FOUND, EXTERNAL_ID_TAKEN,
-    CURRENCY_MISMATCH, STATE_CONFLICT when it has ended.
+    CURRENCY_MISMATCH, STATE_CONFLICT when it has ended, AMOUNT_OUT_OF_RANGE where approved time of an engagement with a
+    cap would be worth more than 64 bits hold.
     """
     ListEngagements: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.ListEngagementsRequest, _billing_service_pb2.ListEngagementsResponse]
     """Lists engagements."""
@@ -127,7 +128,9 @@ class BillingServiceStub:
     worked. Reasons of an item: RESOURCE_NOT_FOUND, STATE_CONFLICT, FIELD_INVALID for more minutes than worked.
     """
     ListUnbilledWork: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.ListUnbilledWorkRequest, _billing_service_pb2.ListUnbilledWorkResponse]
-    """Lists the work that is not billed yet by client and engagement, its approved part by age."""
+    """Lists the work that is not billed yet by client and engagement, its approved part by age. Work dated after the day
+    asked for, which is today unless given, is left out, also where it is approved: runs bill it from its day on.
+    """
     CreateInvoice: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.CreateInvoiceRequest, _billing_service_pb2.CreateInvoiceResponse]
     """Creates a one-off invoice: a draft, or finalised at once. Returns RESOURCE_NOT_FOUND, EXTERNAL_ID_TAKEN,
     UNKNOWN_CURRENCY, CURRENCY_MISMATCH, AMOUNT_OUT_OF_RANGE, PERIOD_INVALID, and what FinalizeInvoice returns.
@@ -146,7 +149,7 @@ class BillingServiceStub:
     FinalizeInvoice: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.FinalizeInvoiceRequest, _billing_service_pb2.FinalizeInvoiceResponse]
     """Finalises a draft, which is sending it: fixes lines, number and due date, posts the ledger, applies credit and
     schedules autopay. A zero total is PAID at once. Returns RESOURCE_NOT_FOUND, STATE_CONFLICT, INVOICE_EMPTY,
-    PERIOD_INVALID.
+    PERIOD_INVALID, AMOUNT_OUT_OF_RANGE where all that the client owes would not fit 64 bits.
     """
     VoidInvoice: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.VoidInvoiceRequest, _billing_service_pb2.VoidInvoiceResponse]
     """Voids a SENT, FAILED or OVERDUE invoice of which nothing was received: it is not owed, its periods may be billed
@@ -164,7 +167,8 @@ class BillingServiceStub:
     """Lists credit notes, those of refunds among them. Returns PAGE_TOKEN_INVALID, PAGE_TOKEN_MISMATCH, PERIOD_INVALID."""
     GrantCredit: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.GrantCreditRequest, _billing_service_pb2.GrantCreditResponse]
     """Gives a client credit. Returns RESOURCE_NOT_FOUND, UNKNOWN_CURRENCY, PERIOD_INVALID for an expiry that has passed,
-    FIELD_INVALID for a kind that only payments and refunds make.
+    FIELD_INVALID for a kind that only payments and refunds make, AMOUNT_OUT_OF_RANGE where all of the client's credit
+    would not fit 64 bits.
     """
     ApplyCredit: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.ApplyCreditRequest, _billing_service_pb2.ApplyCreditResponse]
     """Pays for a sent invoice, wholly or in part, with the client's credit. Returns RESOURCE_NOT_FOUND, ETAG_MISMATCH,
@@ -283,7 +287,8 @@ class BillingServiceAsyncStub(BillingServiceStub):
     """Reads an engagement. Returns RESOURCE_NOT_FOUND."""
     UpdateEngagement: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.UpdateEngagementRequest, _billing_service_pb2.UpdateEngagementResponse]  # type: ignore[assignment]
     """Changes an engagement; concerns what is not billed yet. Returns RESOURCE_NOT_FOUND, EXTERNAL_ID_TAKEN,
-    CURRENCY_MISMATCH, STATE_CONFLICT when it has ended.
+    CURRENCY_MISMATCH, STATE_CONFLICT when it has ended, AMOUNT_OUT_OF_RANGE where approved time of an engagement with a
+    cap would be worth more than 64 bits hold.
     """
     ListEngagements: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.ListEngagementsRequest, _billing_service_pb2.ListEngagementsResponse]  # type: ignore[assignment]
     """Lists engagements."""
@@ -335,7 +340,9 @@ class BillingServiceAsyncStub(BillingServiceStub):
     worked. Reasons of an item: RESOURCE_NOT_FOUND, STATE_CONFLICT, FIELD_INVALID for more minutes than worked.
     """
     ListUnbilledWork: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.ListUnbilledWorkRequest, _billing_service_pb2.ListUnbilledWorkResponse]  # type: ignore[assignment]
-    """Lists the work that is not billed yet by client and engagement, its approved part by age."""
+    """Lists the work that is not billed yet by client and engagement, its approved part by age. Work dated after the day
+    asked for, which is today unless given, is left out, also where it is approved: runs bill it from its day on.
+    """
     CreateInvoice: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.CreateInvoiceRequest, _billing_service_pb2.CreateInvoiceResponse]  # type: ignore[assignment]
     """Creates a one-off invoice: a draft, or finalised at once. Returns RESOURCE_NOT_FOUND, EXTERNAL_ID_TAKEN,
     UNKNOWN_CURRENCY, CURRENCY_MISMATCH, AMOUNT_OUT_OF_RANGE, PERIOD_INVALID, and what FinalizeInvoice returns.
@@ -354,7 +361,7 @@ class BillingServiceAsyncStub(BillingServiceStub):
     FinalizeInvoice: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.FinalizeInvoiceRequest, _billing_service_pb2.FinalizeInvoiceResponse]  # type: ignore[assignment]
     """Finalises a draft, which is sending it: fixes lines, number and due date, posts the ledger, applies credit and
     schedules autopay. A zero total is PAID at once. Returns RESOURCE_NOT_FOUND, STATE_CONFLICT, INVOICE_EMPTY,
-    PERIOD_INVALID.
+    PERIOD_INVALID, AMOUNT_OUT_OF_RANGE where all that the client owes would not fit 64 bits.
     """
     VoidInvoice: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.VoidInvoiceRequest, _billing_service_pb2.VoidInvoiceResponse]  # type: ignore[assignment]
     """Voids a SENT, FAILED or OVERDUE invoice of which nothing was received: it is not owed, its periods may be billed
@@ -372,7 +379,8 @@ class BillingServiceAsyncStub(BillingServiceStub):
     """Lists credit notes, those of refunds among them. Returns PAGE_TOKEN_INVALID, PAGE_TOKEN_MISMATCH, PERIOD_INVALID."""
     GrantCredit: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.GrantCreditRequest, _billing_service_pb2.GrantCreditResponse]  # type: ignore[assignment]
     """Gives a client credit. Returns RESOURCE_NOT_FOUND, UNKNOWN_CURRENCY, PERIOD_INVALID for an expiry that has passed,
-    FIELD_INVALID for a kind that only payments and refunds make.
+    FIELD_INVALID for a kind that only payments and refunds make, AMOUNT_OUT_OF_RANGE where all of the client's credit
+    would not fit 64 bits.
     """
     ApplyCredit: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.ApplyCreditRequest, _billing_service_pb2.ApplyCreditResponse]  # type: ignore[assignment]
     """Pays for a sent invoice, wholly or in part, with the client's credit. Returns RESOURCE_NOT_FOUND, ETAG_MISMATCH,
@@ -530,7 +538,8 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_billing_service_pb2.UpdateEngagementResponse, _abc.Awaitable[_billing_service_pb2.UpdateEngagementResponse]]:
         """Changes an engagement; concerns what is not billed yet. Returns RESOURCE_NOT_FOUND, EXTERNAL_ID_TAKEN,
-        CURRENCY_MISMATCH, STATE_CONFLICT when it has ended.
+        CURRENCY_MISMATCH, STATE_CONFLICT when it has ended, AMOUNT_OUT_OF_RANGE where approved time of an engagement with a
+        cap would be worth more than 64 bits hold.
         """
 
     @_abc_1.abstractmethod
@@ -660,7 +669,9 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _billing_service_pb2.ListUnbilledWorkRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_billing_service_pb2.ListUnbilledWorkResponse, _abc.Awaitable[_billing_service_pb2.ListUnbilledWorkResponse]]:
-        """Lists the work that is not billed yet by client and engagement, its approved part by age."""
+        """Lists the work that is not billed yet by client and engagement, its approved part by age. Work dated after the day
+        asked for, which is today unless given, is left out, also where it is approved: runs bill it from its day on.
+        """
 
     @_abc_1.abstractmethod
     def CreateInvoice(
@@ -715,7 +726,7 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_billing_service_pb2.FinalizeInvoiceResponse, _abc.Awaitable[_billing_service_pb2.FinalizeInvoiceResponse]]:
         """Finalises a draft, which is sending it: fixes lines, number and due date, posts the ledger, applies credit and
         schedules autopay. A zero total is PAID at once. Returns RESOURCE_NOT_FOUND, STATE_CONFLICT, INVOICE_EMPTY,
-        PERIOD_INVALID.
+        PERIOD_INVALID, AMOUNT_OUT_OF_RANGE where all that the client owes would not fit 64 bits.
         """
 
     @_abc_1.abstractmethod
@@ -757,7 +768,8 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_billing_service_pb2.GrantCreditResponse, _abc.Awaitable[_billing_service_pb2.GrantCreditResponse]]:
         """Gives a client credit. Returns RESOURCE_NOT_FOUND, UNKNOWN_CURRENCY, PERIOD_INVALID for an expiry that has passed,
-        FIELD_INVALID for a kind that only payments and refunds make.
+        FIELD_INVALID for a kind that only payments and refunds make, AMOUNT_OUT_OF_RANGE where all of the client's credit
+        would not fit 64 bits.
         """
 
     @_abc_1.abstractmethod

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from uuid import UUID, uuid4
+from uuid import uuid4
 
-import psycopg
 import pytest
 
 from dunwell_server.billing.discounts import DiscountInput
-from dunwell_server.billing.jobs import PackageRunExecutor
 from dunwell_server.billing.lines import LineInput
 from dunwell_server.billing.model import (
     BillingTiming,
-    Client,
     Engagement,
-    Invoice,
     InvoiceState,
     LineKind,
     RoleRate,
@@ -30,41 +25,26 @@ from dunwell_server.billing.service.time_billing import TimeSource
 from dunwell_server.billing.store.rows import PageRequest
 from dunwell_server.billing.store.unbilled import UnbilledQuery
 from dunwell_server.kernel.errors import DunwellError, Reason
-from dunwell_server.kernel.ids import uuid7
 from dunwell_server.kernel.money import Money
-from dunwell_server.platform import runs
-from dunwell_server.platform.runs import RunKind
-from tests import support
 from tests.integration.billing.book import Book, field_of, new_invoice
 from tests.integration.billing.conftest import MakeBook
 from tests.integration.billing.timebook import (
+    APRIL,
     FEBRUARY,
     JANUARY,
     MARCH,
     TERMS,
     approved,
-    as_person,
     bill,
     hourly,
-    ids,
     mixed,
+    run_as_of,
     states,
     submitted,
     worked,
 )
 
-APRIL, MID_JANUARY = date(2026, 4, 1), date(2026, 1, 15)
-
-
-async def run(book: Book, as_of: date) -> list[Invoice]:
-    """The invoices that a billing run makes, in the order of their numbers."""
-    started = await book.do(runs.create, RunKind.PACKAGES, {"as_of": as_of.isoformat()}, dry_run=False, run_id=uuid7())
-    await PackageRunExecutor().execute(book.db, book.context, started)
-    ended = await book.see(runs.get, started.id)
-    assert ended is not None
-    assert (ended.state, ended.counts.get("FAILED", 0)) == ("SUCCEEDED", 0), ended
-    made = await book.sql("SELECT id FROM invoice WHERE run_id = %s ORDER BY series_no", started.id)
-    return [await book.get(row["id"]) for row in made]
+MID_JANUARY = date(2026, 1, 15)
 
 
 async def agreed_now(book: Book, engagement: Engagement) -> Engagement:
@@ -209,33 +189,33 @@ async def test_the_run_bills_hourly_periods_that_have_ended(book: Book) -> None:
         book, worked(agreed, JANUARY, 60), worked(agreed, date(2026, 1, 31), 30), worked(agreed, FEBRUARY, 10),
         worked(agreed, date(2026, 3, 15), 5),
     )  # fmt: skip
-    assert await run(book, date(2026, 1, 31)) == []
-    (january,) = await run(book, FEBRUARY)
+    assert await run_as_of(book, date(2026, 1, 31)) == []
+    (january,) = await run_as_of(book, FEBRUARY)
     assert [(line.quantity, line.period_end) for line in january.lines] == [(Decimal("1.5"), FEBRUARY)]
     now = await agreed_now(book, agreed)
     assert (now.billed_through_date, now.next_bill_date) == (FEBRUARY, MARCH)
     await approved(book, worked(agreed, MID_JANUARY, 20))
-    assert await run(book, FEBRUARY) == []
-    (rest,) = await run(book, APRIL)
+    assert await run_as_of(book, FEBRUARY) == []
+    (rest,) = await run_as_of(book, APRIL)
     assert [(line.period_start, line.amount_minor) for line in rest.lines] == [
         (JANUARY, 2000), (FEBRUARY, 1000), (MARCH, 500),
     ]  # fmt: skip
     assert (await agreed_now(book, agreed)).next_bill_date is None
     await approved(book, worked(agreed, MARCH, 7))
     assert (await agreed_now(book, agreed)).next_bill_date == date(2026, 3, 16)
-    assert [invoice.total for invoice in await run(book, APRIL)] == [700]
+    assert [invoice.total for invoice in await run_as_of(book, APRIL)] == [700]
 
 
 async def test_a_voided_run_invoice_is_billed_again(book: Book) -> None:
     client = await book.client()
     agreed = await hourly(book, client)
     await approved(book, worked(agreed, JANUARY, 60), worked(agreed, FEBRUARY, 10))
-    (first,) = await run(book, APRIL)
+    (first,) = await run_as_of(book, APRIL)
     assert (await agreed_now(book, agreed)).next_bill_date == date(2026, 5, 1)
     await book.do(closing.void_invoice, first.id)
     now = await agreed_now(book, agreed)
     assert (now.billed_through_date, now.next_bill_date, now.void_count) == (JANUARY, FEBRUARY, 1)
-    (again,) = await run(book, APRIL)
+    (again,) = await run_as_of(book, APRIL)
     assert (again.total, again.lines) == (first.total, first.lines)
     assert again.id != first.id
 
@@ -244,18 +224,18 @@ async def test_the_run_bills_package_and_overage_on_one_invoice(book: Book) -> N
     client = await book.client()
     agreed = await mixed(book, client, replace(TERMS, rollover_periods=1), end_date=MARCH)
     await approved(book, worked(agreed, JANUARY, 500), worked(agreed, FEBRUARY, 750))
-    (january,) = await run(book, JANUARY)
+    (january,) = await run_as_of(book, JANUARY)
     assert [(line.kind, line.amount_minor) for line in january.lines] == [("PACKAGE", 100_000)]
-    (february,) = await run(book, FEBRUARY)
+    (february,) = await run_as_of(book, FEBRUARY)
     assert [(line.kind, line.amount_minor, line.quantity) for line in february.lines] == [
         ("PACKAGE", 100_000, 1),
         ("TIME", 0, Decimal("8.333333")),
     ]
     assert (await agreed_now(book, agreed)).next_bill_date == MARCH
-    (last,) = await run(book, MARCH)
+    (last,) = await run_as_of(book, MARCH)
     assert [(line.kind, line.amount_minor) for line in last.lines] == [("TIME", 0), ("OVERAGE", 5000)]
     assert (await agreed_now(book, agreed)).next_bill_date is None
-    assert await run(book, APRIL) == []
+    assert await run_as_of(book, APRIL) == []
     assert (await book.see(preview.preview_engagement, agreed.id, APRIL)) is None
 
 
@@ -270,7 +250,7 @@ async def test_period_by_period_and_all_at_once_come_to_the_same(book: Book) -> 
         await approved(
             book, *(worked(agreed, date(2026, month, day), 97 * day) for month in (1, 2, 3, 4) for day in (1, 9, 17))
         )
-        made = [invoice for day in days for invoice in await run(book, day)]
+        made = [invoice for day in days for invoice in await run_as_of(book, day)]
         totals.append([(line.description, line.amount_minor, line.discount_minor) for invoice in made for line in invoice.lines
                        if line.kind is not LineKind.PACKAGE])  # fmt: skip
         assert sum(invoice.total for invoice in made) == 400_000 + 50_000
@@ -345,123 +325,6 @@ async def test_a_cap_that_changes_is_told_of_anew(book: Book) -> None:
     assert await alerts() == told
 
 
-# Concurrency
-
-
-async def test_of_two_billings_at_once_each_entry_is_on_one(make_book: MakeBook) -> None:
-    book = await make_book()
-    client = await book.client()
-    agreed = await hourly(book, client)
-    made = await approved(book, *(worked(agreed, JANUARY, 1) for _ in range(200)))
-    results = await asyncio.gather(*(bill(book, client) for _ in range(6)), return_exceptions=True)
-    sent = [result for result in results if isinstance(result, Invoice)]
-    assert sum(invoice.total for invoice in sent) == 20_000
-    assert {result.reason for result in results if isinstance(result, DunwellError)} == {Reason.INVOICE_EMPTY}
-    links = await book.sql("SELECT time_entry_id FROM invoice_time WHERE release_time IS NULL")
-    assert sorted(row["time_entry_id"] for row in links) == sorted(ids(made))
-
-
-async def test_approving_and_unapproving_while_billing_loses_and_doubles_nothing(make_book: MakeBook) -> None:
-    book = await make_book()
-    client = await book.client()
-    agreed = await hourly(book, client, replace(TERMS, total_cap_minor=10**9))
-    made = ids(await submitted(book, *(worked(agreed, JANUARY, 1) for _ in range(120))))
-    eve = as_person(book, "eve")
-
-    async def approve(some: list[UUID]) -> None:
-        for entry_id in some:
-            await eve.do(time_entries.approve_time_entries, [entry_id])
-
-    async def unapprove() -> None:
-        for _ in range(10):
-            await eve.do(time_entries.unapprove_time_entries, made[::7])
-            await eve.do(time_entries.approve_time_entries, made[::7])
-
-    async def billing() -> list[Invoice]:
-        return [invoice for _ in range(15) for invoice in await rest(book, client)]
-
-    first, second, *_ = await asyncio.gather(
-        billing(), billing(), approve(made[:60]), approve(made[60:]), unapprove(), run_until_quiet(book)
-    )
-    await eve.do(time_entries.approve_time_entries, made)
-    left = await rest(book, client)
-    by_run = sum(row["total"] for row in await book.sql("SELECT total::int FROM invoice WHERE run_id IS NOT NULL"))
-    assert sum(invoice.total for invoice in (*first, *second, *left)) + by_run == 12_000
-    assert set(await states(book)) == {"INVOICED"}
-    live = await book.sql("SELECT count(*) AS n, count(DISTINCT time_entry_id) AS different FROM invoice_time")
-    assert live == [{"n": 120, "different": 120}]
-
-
-async def run_until_quiet(book: Book) -> None:
-    """Runs beside everything else."""
-    for _ in range(3):
-        await run(book, APRIL)
-
-
-async def rest(book: Book, client: Client) -> list[Invoice]:
-    """An invoice of what is left to bill, if anything is."""
-    try:
-        return [await bill(book, client)]
-    except DunwellError as error:
-        if error.reason is not Reason.INVOICE_EMPTY:
-            raise
-        return []
-
-
-async def test_voiding_while_billing_bills_what_is_given_back_once(make_book: MakeBook) -> None:
-    book = await make_book()
-    client = await book.client()
-    agreed = await hourly(book, client)
-    await approved(book, *(worked(agreed, JANUARY, 1) for _ in range(50)))
-    first = await bill(book, client)
-    await approved(book, *(worked(agreed, JANUARY, 1) for _ in range(50)))
-    void, *made = await asyncio.gather(
-        book.do(closing.void_invoice, first.id), bill(book, client), bill(book, client), return_exceptions=True
-    )
-    assert not isinstance(void, BaseException)
-    made += await rest(book, client)
-    assert sum(invoice.total for invoice in made if isinstance(invoice, Invoice)) == 10_000
-    assert set(await states(book)) == {"INVOICED"}
-
-
-# Many
-
-
-@pytest.mark.parametrize(("grouping", "lines"), [(TimeGrouping.ROLE, 10), (TimeGrouping.ENTRY, 30_000)])
-async def test_thirty_thousand_entries_of_one_client_fit_an_invoice(
-    make_book: MakeBook, database_urls: support.DatabaseUrls, grouping: TimeGrouping, lines: int
-) -> None:
-    """Of a firm that the statistics do not know. How fast is for `benchmarks.time_billing` to say."""
-    known = await make_book()
-    await _approved_rows(known, await hourly(known, await known.client(), TERMS), 2_000)
-    with psycopg.connect(database_urls.owner, autocommit=True) as owner:
-        owner.execute("ANALYZE")
-    book = await make_book()
-    client = await book.client()
-    agreed = await hourly(book, client, replace(TERMS, grouping=grouping, increment_minutes=6))
-    await _approved_rows(book, agreed, 30_000)
-    invoice = await bill(book, client)
-    assert len(invoice.lines) == lines
-    held = await book.sql("SELECT count(*) AS n FROM time_entry WHERE invoice_id = %s", invoice.id)
-    assert held == [{"n": 30_000}]
-
-
-async def _approved_rows(book: Book, agreed: Engagement, count: int) -> None:
-    """Approved time as it lies in the table, without the way there."""
-    await book.sql(
-        "INSERT INTO time_entry (firm_id, id, client_id, engagement_id, person, role, work_date, minutes, description)"
-        " SELECT %s, gen_random_uuid(), %s, %s, 'Person ' || n %% 40, 'Role ' || n %% 10, date '2026-01-01' + (n %% 28), 7 + n %% 90,"
-        " 'Work on matter ' || n FROM generate_series(1, %s) AS n",
-        book.context.firm_id, agreed.client_id, agreed.id, count,
-    )  # fmt: skip
-    await book.sql(
-        "UPDATE time_entry SET state = 'SUBMITTED', submit_actor = 'a', submit_time = now() WHERE state = 'DRAFT'"
-    )
-    await book.sql(
-        "UPDATE time_entry SET state = 'APPROVED', approve_actor = 'b', approve_time = now() WHERE state = 'SUBMITTED'"
-    )
-
-
 # Unbilled work
 
 
@@ -518,7 +381,7 @@ async def test_ending_an_hourly_engagement_bills_its_last_part_at_its_end(book: 
     await approved(book, worked(agreed, JANUARY, 60), worked(agreed, date(2026, 2, 9), 5), worked(agreed, MARCH, 3))
     ended = await book.do(engagements.end_engagement, agreed.id, date(2026, 2, 10))
     assert ended.next_bill_date == FEBRUARY
-    (invoice,) = await run(book, date(2026, 2, 10))
+    (invoice,) = await run_as_of(book, date(2026, 2, 10))
     assert [(line.period_end, line.amount_minor) for line in invoice.lines] == [
         (FEBRUARY, 6000), (date(2026, 2, 10), 800),
     ]  # fmt: skip

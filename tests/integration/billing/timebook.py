@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from dunwell_server.billing.jobs import PackageRunExecutor
 from dunwell_server.billing.model import (
     BillingTiming,
     Client,
@@ -21,10 +22,13 @@ from dunwell_server.billing.model import (
 from dunwell_server.billing.service import invoices, time_entries
 from dunwell_server.billing.service.time_billing import TimeSource
 from dunwell_server.billing.service.time_entries import ItemResult, NewTimeEntry
+from dunwell_server.kernel.ids import uuid7
+from dunwell_server.platform import runs
 from dunwell_server.platform.context import Actor, Role
+from dunwell_server.platform.runs import RunKind
 from tests.integration.billing.book import Book
 
-JANUARY, FEBRUARY, MARCH = date(2026, 1, 1), date(2026, 2, 1), date(2026, 3, 1)
+JANUARY, FEBRUARY, MARCH, APRIL = (date(2026, month, 1) for month in range(1, 5))
 TERMS = HourlyTerms(Decimal(60))
 """A dollar a minute."""
 
@@ -90,3 +94,14 @@ async def bill(book: Book, client: Client, *sources: TimeSource, finalize: bool 
 async def states(book: Book) -> list[str]:
     """The states of all entries, oldest work first."""
     return [row["state"] for row in await book.sql("SELECT state FROM time_entry ORDER BY work_date, id")]
+
+
+async def run_as_of(book: Book, as_of: date) -> list[Invoice]:
+    """The invoices that a billing run makes, in the order of their numbers."""
+    started = await book.do(runs.create, RunKind.PACKAGES, {"as_of": as_of.isoformat()}, dry_run=False, run_id=uuid7())
+    await PackageRunExecutor().execute(book.db, book.context, started)
+    ended = await book.see(runs.get, started.id)
+    assert ended is not None
+    assert (ended.state, ended.counts.get("FAILED", 0)) == ("SUCCEEDED", 0), ended
+    made = await book.sql("SELECT id FROM invoice WHERE run_id = %s ORDER BY series_no", started.id)
+    return [await book.get(row["id"]) for row in made]

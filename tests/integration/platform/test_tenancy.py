@@ -260,3 +260,23 @@ async def test_entering_a_closed_firm_is_refused_like_beginning_in_it(db: Databa
         async with db.transaction(firm):
             pytest.fail("the transaction began")
     assert refused.value.reason is Reason.FIRM_SUSPENDED
+
+
+def test_a_firm_that_the_statistics_do_not_know_is_planned_for_as_any_other(
+    attacker: psycopg.Connection, database_urls: support.DatabaseUrls
+) -> None:
+    """Else every index led by firm_id seems as good as the primary key, and a look-up by id reads all that the firm has."""
+    known, new = uuid.uuid4(), uuid.uuid4()
+    with psycopg.connect(database_urls.owner, autocommit=True) as owner:
+        owner.execute(
+            "INSERT INTO control.firm (id, display_name, mode, settings) SELECT unnest(%s::uuid[]), 'Firm', 'TEST', '{}'",
+            ([known, new],),
+        )
+        fill = "INSERT INTO client (firm_id, id, name, currency_code) SELECT %s, gen_random_uuid(), 'Client', 'USD' FROM generate_series(1, 3000)"
+        owner.execute(fill, (known,))
+        owner.execute("ANALYZE client")
+        owner.execute(fill, (new,))
+    for firm in (known, new):
+        become(attacker, firm)
+        plan = attacker.execute("EXPLAIN SELECT name FROM client WHERE id = %s", (uuid.uuid4(),)).fetchall()
+        assert "client_pkey" in str(plan), plan

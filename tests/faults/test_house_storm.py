@@ -18,6 +18,7 @@ from dunwell_server.platform.database import Database
 from tests import support
 from tests.faults import caller
 from tests.faults.house import House, Role, free_port
+from tests.faults.storm import aimed_at
 from tests.providers.gateway import start_gateway
 
 KILLS = int(os.environ.get("DUNWELL_HOUSE_KILLS", "700"))
@@ -71,7 +72,7 @@ def is_enough(house: House) -> bool:
     died, new processes die at those only."""
     left = unhit()
     if house.kills >= KILLS:
-        house.probabilities = ",".join(f"{name}=0.5" for name in sorted(left))
+        house.probabilities = aimed_at(left)
     elif house.kills > KILLS // 2:
         house.probabilities = probabilities(left)
     return house.kills >= KILLS and not left

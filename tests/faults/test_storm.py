@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -16,7 +16,7 @@ import pytest
 
 from dunwell_server.platform.database import Database
 from tests import support
-from tests.faults.storm import Storm, found_firm, start_advance
+from tests.faults.storm import Storm, aimed_at, found_firm, start_advance
 from tests.integration.payments.world import Workers, new_bus
 from tests.providers.gateway import start_gateway
 
@@ -76,11 +76,6 @@ def probabilities() -> str:
     likely = {"packages": 0.12, "slot": 0.12, "resolver": 0.15, "clock": 0.04}
     named = {name: likely.get(name.partition(".")[0], 0.05) for name in declared_failpoints()}
     return ",".join(["*=0.004", *(f"{name}={probability}" for name, probability in sorted(named.items()))])
-
-
-def aimed_at(left: Collection[str]) -> str:
-    """Only at those that have killed nobody yet: among many kills a worker seldom lives to see a step that a month passes seldom."""
-    return ",".join(f"{name}=0.5" for name in sorted(left))
 
 
 @pytest.mark.timeout(1500)

@@ -51,6 +51,9 @@ _CLOCK_STATE: Final = 9
 _SETUP_READ_ONLY = _SETUP.replace("SELECT ", "SELECT set_config('transaction_read_only', 'on', true), ", 1)
 """For a transaction that begins without BEGIN: it is told that it reads by its first statement."""
 
+PLAN_FOR_ANY: Final = "SELECT set_config('plan_cache_mode', 'force_generic_plan', true)"
+"""Has the rest of a transaction planned for any values: of a firm that came after the last ANALYZE, the statistics say that it has no rows."""
+
 TENANT_CTE: Final = "tenant AS MATERIALIZED (SELECT set_config('app.firm_id', %(tenant)s, true))"
 """First part of a statement given to `Database.submit` for a firm. What it writes must come from this part's row, so that row security sees the firm."""
 

@@ -58,8 +58,8 @@ class Change:
 _RECORD = """
 WITH change AS MATERIALIZED (
     SELECT * FROM unnest(%(ids)s::uuid[], %(categories)s::text[], %(actions)s::text[], %(severities)s::text[], %(types)s::text[],
-                         %(objects)s::uuid[], %(metadata)s::jsonb[], %(payloads)s::jsonb[], %(events)s::text[], %(event_ids)s::uuid[]) WITH ORDINALITY
-        AS c (id, category, action, severity, object_type, object_id, metadata, payload, event, event_id, position)
+                         %(objects)s::uuid[], %(metadata)s::jsonb[], %(extras)s::jsonb[], %(events)s::text[], %(event_ids)s::uuid[]) WITH ORDINALITY
+        AS c (id, category, action, severity, object_type, object_id, metadata, extra, event, event_id, position)
 ), audited AS (
     INSERT INTO audit_event (firm_id, id, category, action, severity, object_type, object_id, actor, actor_role, method, request_id, metadata, firm_time)
     SELECT %(firm_id)s, id, category, action, severity, object_type, object_id, %(actor)s, %(role)s, %(method)s, %(request_id)s, metadata, %(now)s
@@ -69,7 +69,7 @@ INSERT INTO event (firm_id, id, type, object_type, object_id, object_seq, payloa
 SELECT %(firm_id)s, event_id, event, object_type, object_id,
        coalesce((SELECT max(object_seq) FROM event e WHERE e.firm_id = %(firm_id)s AND e.object_id = change.object_id), 0)
            + row_number() OVER (PARTITION BY object_id ORDER BY position),
-       payload, %(now)s
+       CASE WHEN extra IS NULL THEN metadata ELSE metadata || extra END, %(now)s
 FROM change WHERE event IS NOT NULL ORDER BY position
 """
 
@@ -91,7 +91,7 @@ def _parameters(uow: UnitOfWork, changes: Sequence[Change]) -> dict[str, Any]:
         "types": [change.object_type for change in changes],
         "objects": [change.object_id for change in changes],
         "metadata": [Jsonb(dict(change.metadata)) for change in changes],
-        "payloads": [Jsonb({**change.metadata, **change.event_only}) for change in changes],
+        "extras": [Jsonb(dict(change.event_only)) if change.event_only else None for change in changes],
         "events": [change.event for change in changes],
         "event_ids": [uuid7() for _ in changes],
         "actor": context.actor.label,

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Generic, LiteralString, TypeVar
 
-from dunwell_server.platform.database import UnitOfWork
+from dunwell_server.platform.database import PLAN_FOR_ANY, UnitOfWork
 
 T = TypeVar("T")
 U = TypeVar("U")
 
-_KEEP_PLANS: Final = "SELECT set_config('plan_cache_mode', 'force_generic_plan', true)"
 _PARAMETER: Final = re.compile(r"%\((?!firm_id\))(\w+)\)s")
 
 
@@ -55,7 +54,7 @@ class Question(Generic[T]):
         conn = self._uow.conn
         statement, params = _statement(self._uow, self._parts)
         async with conn.pipeline():
-            await conn.execute(_KEEP_PLANS)
+            await conn.execute(PLAN_FOR_ANY)
             cursor = await conn.execute(statement, params, prepare=True)
         row = await cursor.fetchone()
         assert row is not None

@@ -58,14 +58,6 @@ async def verify(db: Database, firm: CallContext, store: AnchorStore | None = No
     return await db.run(firm, work, write=False)
 
 
-async def eventually(holds: Callable[[], bool], seconds: float = 30.0) -> bool:
-    for _ in range(int(seconds / 0.05)):
-        if holds():
-            return True
-        await asyncio.sleep(0.05)
-    return holds()
-
-
 def test_the_canonical_form_has_every_column() -> None:
     assert set(audit_chain.COLUMNS) == {column.name for column in audit_event.columns}
     assert all(f"e.{column}" in audit_chain.CANONICAL for column in audit_chain.COLUMNS)
@@ -153,7 +145,7 @@ async def test_the_loop_seals_within_five_seconds_and_rests_when_nothing_is_writ
                 await asyncio.sleep(0.05)
             else:
                 pytest.fail("not sealed within five seconds")
-        assert await eventually(lambda: sealer._quiet.confirmed)
+        await support.eventually(lambda: sealer._quiet.confirmed)
     finally:
         sealer.stop()
         await task

@@ -25,7 +25,7 @@ from dunwell_server.rpc.startup import StartupError, check_database
 from tests import support
 from tests.rpc.floor import requests
 from tests.rpc.floor.fakes import PEPPER, Served, failure, serve
-from tests.rpc.floor.test_limits import eventually
+from tests.support import eventually
 
 
 @dataclass

@@ -19,13 +19,7 @@ from dunwell_server.rpc.interceptors.deadline import DeadlinePolicy
 from tests.rpc.floor import requests
 from tests.rpc.floor.fakes import Served, failure, serve
 from tests.rpc.floor.loop_watch import watch_callbacks
-
-
-async def eventually(condition: Any, seconds: float = 30.0) -> None:
-    """Wait until `condition()` holds."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.005)
+from tests.support import eventually
 
 
 async def test_default_deadline_stops_the_handler(tmp_path: Path) -> None:

@@ -47,7 +47,8 @@ from tests.rpc.floor.fakes import (
     serve,
     settings,
 )
-from tests.rpc.floor.test_limits import endless, eventually
+from tests.rpc.floor.test_limits import endless
+from tests.support import eventually
 
 add_admin = admin_service_pb2_grpc.add_AdminServiceServicer_to_server
 add_billing = billing_service_pb2_grpc.add_BillingServiceServicer_to_server

@@ -15,7 +15,7 @@ from dunwell_server.billing.model import Engagement, HourlyTerms
 from dunwell_server.billing.store import engagements as engagement_store
 from dunwell_server.billing.store.engagements import HOURLY_TERMS, hourly_from_json
 from dunwell_server.billing.store.rows import fetch
-from dunwell_server.platform.database import UnitOfWork
+from dunwell_server.platform.database import PLAN_FOR_ANY, UnitOfWork
 
 # Says both what the index is for and what is wanted of it.
 _APPROVED: Final = "t.state = 'APPROVED' AND t.state <> 'INVOICED'"
@@ -57,7 +57,6 @@ WITH d AS MATERIALIZED (
 UPDATE time_entry t SET state = 'INVOICED', invoice_id = found.invoice_id, version = t.version + 1, update_time = %(now)s
 FROM found WHERE t.firm_id = %(firm_id)s AND t.ctid = found.place AND {_APPROVED}
 """
-_PLAN_FOR_ANY: Final = "SELECT set_config('plan_cache_mode', 'force_generic_plan', true)"
 _RECORD_PERIODS = """
 INSERT INTO invoice_time_period (firm_id, invoice_id, engagement_id, period_start, period_end, minutes, amount_minor, capped_minor)
 SELECT %(firm_id)s, d.* FROM unnest(%(invoices)s::uuid[], %(engagements)s::uuid[], %(starts)s::date[], %(ends)s::date[],
@@ -149,7 +148,7 @@ async def _any_firm(uow: UnitOfWork, statement: str, params: Mapping[str, Any]) 
     """Execute what looks up tens of thousands of rows, planned as for any firm: of one that came after the last ANALYZE the planner believes
     that it has hardly any rows, and would compare all of them with one another. So is the rest of the transaction."""
     async with uow.conn.pipeline():
-        await uow.conn.execute(_PLAN_FOR_ANY)
+        await uow.conn.execute(PLAN_FOR_ANY)
         return await uow.conn.execute(statement, params, prepare=False)
 
 
